@@ -1,0 +1,104 @@
+"""Values only: no I/O, no SDK, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import NewType, NoReturn
+
+SecretRef = NewType("SecretRef", str)
+"""The store's own, full name for a secret. Opaque to the core."""
+
+RotationId = NewType("RotationId", str)
+"""Names one attempt to replace one secret, and the version it made.
+
+Stable across redeliveries of the attempt's event. A version that no rotation made (the first
+one, or one put by hand) is named by whatever the store calls it.
+"""
+
+
+class Step(Enum):
+    """The rotation protocol, in order."""
+
+    CREATE = "create"
+    SET = "set"
+    TEST = "test"
+    FINISH = "finish"
+
+
+class Outcome(Enum):
+    """What a step did. Both are success."""
+
+    DONE = "done"
+    ALREADY_DONE = "already_done"
+
+
+class Sensitive:
+    """Text that must not be shown, copied or serialised. Its repr, str and format are ``***``."""
+
+    __slots__ = ("_text",)
+    __hash__ = None  # type: ignore[assignment]  # an unsalted digest would be a fingerprint
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text. Only stores, targets and destinations may call this."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sensitive) and self._text == other._text
+
+    def __repr__(self) -> str:
+        return "Sensitive(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse pickle and copy, which both come through here."""
+        raise TypeError("a Sensitive is neither pickled nor copied")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One login, as the store holds it.
+
+    Attributes:
+        principal: Who logs in: a database user, an access key's id. Not secret.
+        secret: The password, key or token.
+        fields: The other top-level members of the stored document, as parsed. They may hold
+            anything, so they are kept out of the repr.
+        document: The stored text this was read from. A new principal and secret are written
+            into it, so that whatever else it holds survives to the byte.
+    """
+
+    principal: str
+    secret: Sensitive
+    fields: Mapping[str, object] = field(default_factory=dict, repr=False)
+    document: Sensitive = field(default_factory=lambda: Sensitive("{}"), repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A credential with its place in the store's history."""
+
+    rotation_id: RotationId
+    credential: Credential
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Which version sat in which slot at one moment. Identifiers only.
+
+    Pending is None when the slot is empty, and when what it names has been promoted already.
+    """
+
+    current: RotationId | None = None
+    pending: RotationId | None = None

@@ -1,0 +1,191 @@
+"""What the core needs from the world. Adapters satisfy these by shape; nothing inherits.
+
+Each docstring is a promise, and `keyturn.testing.contracts` is the same promise as tests. All of
+them raise only classes of `keyturn.errors`; no message, remedy or cause holds a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol
+
+from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+
+Generate = Callable[[], Sensitive]
+"""Makes a fresh secret that the target's own rules allow."""
+
+Fence = Callable[[], None]
+"""Raises Busy unless this rotation still holds the pending slot. Called right before an act."""
+
+
+class SecretStore(Protocol):
+    """Versioned storage with three slots: current, pending, previous.
+
+    The pending slot is the write-ahead log of a rotation: a credential is staged here before any
+    target learns it, so that no crash can lose a credential that a target accepts.
+    """
+
+    def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
+        """Return what the slots name now.
+
+        Raises:
+            Busy: As far as the store can tell, *rotation_id* is over or was never begun.
+            Misconfigured: There is no such secret, or it is being deleted.
+            Unreachable: The store gave no answer.
+        """
+        ...
+
+    def current(self, ref: SecretRef) -> Version:
+        """Return the version that readers get now.
+
+        Raises:
+            Misconfigured: There is none, or its value is not a credential.
+        """
+        ...
+
+    def staged(self, ref: SecretRef, rotation_id: RotationId) -> Version | None:
+        """Return what is stored under *rotation_id*, or None if that slot has no value yet.
+
+        Raises:
+            Busy: *rotation_id* is neither pending nor current.
+        """
+        ...
+
+    def kept(self, ref: SecretRef) -> Iterator[Version]:
+        """Yield every version still kept that holds a credential, newest first, lazily.
+
+        Versions in no slot are included: an abandoned rotation may have left the live
+        credential in one.
+        """
+        ...
+
+    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
+        """Put *credential* in the pending slot, under *rotation_id*.
+
+        If the store already holds a value under *rotation_id*, that value stays: an earlier try
+        stored it, and the target may know it. Readers of current never see a staged value.
+
+        Raises:
+            Misconfigured: The value does not fit the store's limits. Nothing was written.
+        """
+        ...
+
+    def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
+        """Make *rotation_id* current and current previous. Compare-and-set against *seen*.
+
+        Does nothing if *rotation_id* is already current; completes a half-done promotion.
+
+        Raises:
+            Busy: Current is no longer what *seen* says.
+        """
+        ...
+
+
+class Target(Protocol):
+    """A system whose credential is rotated. Add one: one module, one contract test."""
+
+    def create(self, current: Credential) -> Credential:
+        """Return the next credential, complete and valid, and leave *current* undisturbed.
+
+        Everything that can be refused is refused here, before the store is written to.
+
+        Raises:
+            Misconfigured: *current* lacks something, or breaks a limit of the target.
+            Drifted: The target holds something that must not be taken over.
+        """
+        ...
+
+    def set(
+        self, pending: Version, current: Version, kept: Iterable[Version], fence: Fence
+    ) -> None:
+        """Make the target accept *pending*. Repeating the call changes nothing.
+
+        What makes `accepts` true comes last. *kept* is iterated only when nothing nearer logs in.
+        *fence* is called right before each act.
+
+        Raises:
+            Drifted: *pending* is for another place or user than this rotation may touch.
+            LockedOut: No version known to the store can authorise this.
+        """
+        ...
+
+    def accepts(self, credential: Credential) -> bool:
+        """Log in and do the least that a consumer must be able to do.
+
+        Returns:
+            False only if the target itself refused. No answer is `Unreachable`, never False.
+        """
+        ...
+
+
+Targets = Callable[[Credential], Target]
+"""Chooses the target that a credential is for.
+
+Raises `Unsupported` or `Misconfigured` when there is none.
+"""
+
+
+class Session(Protocol):
+    """One open login of a password engine."""
+
+    @property
+    def acts_as(self) -> str:
+        """The principal whose privileges this session has."""
+        ...
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        """Give *principal*, which exists, its new secret. Repeatable."""
+        ...
+
+    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
+        """Refuse if `set_twin` would have to take over a login that is not ours. Writes nothing.
+
+        Raises:
+            Drifted: *twin* exists and does not belong to *owner*, or there is no *owner*.
+            Denied: This session may not manage them.
+        """
+        ...
+
+    def set_twin(self, twin: str, secret: Sensitive, *, like: str, owner: str) -> None:
+        """Let *twin* log in with *secret* and do what *like* does, acting as *owner*.
+
+        Creates *twin* if it is absent. Repeatable. The secret is set last, or all at once.
+        """
+        ...
+
+
+class PasswordEngine(Protocol):
+    """The dialect of one kind of password target. `strategies` turns it into a `Target`."""
+
+    def endpoint(self, credential: Credential) -> str:
+        """Check the whole of *credential* and say where it logs in. No I/O.
+
+        Returns:
+            Host, port and database as one printable line, equal exactly for equal places.
+
+        Raises:
+            Misconfigured: A member is missing, of the wrong type, or over the engine's limits.
+        """
+        ...
+
+    def login(self, credential: Credential) -> AbstractContextManager[Session | None]:
+        """Open a session; None if the server refused the credential.
+
+        Makes at most one attempt that counts as a failed login.
+
+        Raises:
+            Unreachable: No answer, or the server is full, starting or stopping.
+            Misconfigured: TLS failed, or the database does not exist.
+            Denied: Authenticated, but not allowed to connect.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def now(self) -> datetime:
+        """Return the time: aware, UTC."""
+        ...
