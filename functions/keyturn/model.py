@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -102,3 +102,18 @@ class Snapshot:
 
     current: RotationId | None = None
     pending: RotationId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the deployment allows a target, as opposed to what a secret says.
+
+    Attributes:
+        remaining_s: How long this call may still run, in seconds.
+        plaintext_hosts: Hosts that may be reached without TLS, besides loopback and sockets.
+        ca_file: A PEM file with authorities to trust besides the system's.
+    """
+
+    remaining_s: Callable[[], float]
+    plaintext_hosts: frozenset[str] = frozenset()
+    ca_file: str | None = None

@@ -1,0 +1,343 @@
+"""Where the outside meets the core: events in, foreign errors to ours, outcomes out, log set-up.
+
+Called by adapters (`ask_aws`) and by the entry points (`rotation_event`, `answer`, `Telemetry`).
+Nothing secret passes outward here: errors of an SDK are turned into ours and left behind, an
+unknown error is reduced to its type and place, and log records are scrubbed once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+from keyturn.document import kind_of
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.model import Outcome, RotationId, SecretRef, Sensitive, Step
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class RotationEvent:
+    """What Secrets Manager asks of a rotation function.
+
+    Attributes:
+        rotation_token: Present when Secrets Manager assumed a role to call us; it must then go
+            with every write (PutSecretValue, UpdateSecretVersionStage). Secret.
+    """
+
+    ref: SecretRef
+    rotation_id: RotationId
+    step: Step
+    rotation_token: Sensitive | None
+
+
+_STEPS = {
+    name: step
+    for step in Step
+    # The user guide spells create_secret, the service and its templates createSecret.
+    for name in (f"{step.value}_secret", f"{step.value}Secret")
+}
+
+# The six characters are Secrets Manager's own; with them the name cannot be mistaken for another.
+_SECRET_ARN = re.compile(
+    r"arn:[a-z0-9-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:"
+    r"(?P<name>[A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}"
+)
+_TOKEN = re.compile(r"[A-Za-z0-9-]{32,64}")  # API_RotateSecret: 32 to 64 characters
+_TOKEN_MAX_CHARACTERS = 2048
+
+
+def rotation_event(event: object) -> RotationEvent:
+    """Read a Secrets Manager rotation event.
+
+    Raises:
+        Misconfigured: Names the key and what is wrong with it.
+    """
+    if not isinstance(event, Mapping):
+        _refuse_event(f"is {kind_of(event)}, not an object")
+    step = _required(event, "Step")
+    if step not in _STEPS:
+        _refuse_event(f"has an unknown Step {step[:40]!a}")
+    ref = _required(event, "SecretId")
+    if not _SECRET_ARN.fullmatch(ref):
+        _refuse_event("has a SecretId that is not the full ARN of a secret")
+    rotation_id = _required(event, "ClientRequestToken")
+    if not _TOKEN.fullmatch(rotation_id):
+        _refuse_event("has a ClientRequestToken that is not 32 to 64 letters, digits and hyphens")
+    return RotationEvent(
+        SecretRef(ref), RotationId(rotation_id), _STEPS[step], _rotation_token(event)
+    )
+
+
+def secret_name(ref: SecretRef) -> str:
+    """Return the name within a full ARN, as `rotation_event` has checked it."""
+    match = _SECRET_ARN.fullmatch(ref)
+    if match is None:
+        _refuse_event("has a SecretId that is not the full ARN of a secret")
+    return match["name"]
+
+
+def _rotation_token(event: Mapping[str, object]) -> Sensitive | None:
+    token = event.get("RotationToken")
+    if token is None:
+        return None
+    if not isinstance(token, str) or not 0 < len(token) <= _TOKEN_MAX_CHARACTERS:
+        _refuse_event("has a RotationToken that is not a short string")
+    return Sensitive(token)
+
+
+def _required(event: Mapping[str, object], key: str) -> str:
+    if key not in event:
+        _refuse_event(f"has no {key}")
+    value = event[key]
+    if not isinstance(value, str):
+        _refuse_event(f"has {kind_of(value)} as {key}, not a string")
+    return value
+
+
+def _refuse_event(problem: str) -> NoReturn:
+    raise Misconfigured(
+        f"the event {problem}",
+        remedy="Send what Secrets Manager sends: see events/secrets-manager/create.json.",
+    )
+
+
+# ---------------------------------------------------------------------------- AWS errors
+
+_Verdict = tuple[type[KeyturnError], str]
+_UNREACHABLE: _Verdict = (
+    Unreachable,
+    "Check the function's network path and the service.",
+)
+_DENIED: _Verdict = (Denied, "Grant the function's role what the adapter lists in PERMISSIONS.")
+_KEY: _Verdict = (Denied, "Enable the secret's KMS key and let the function's role use it.")
+_GONE: _Verdict = (Misconfigured, "Check that the secret exists and is not being deleted.")
+_OUR_CALL: _Verdict = (Misconfigured, "Report this: the request was malformed.")
+
+_AWS_ERRORS: dict[str, _Verdict] = {
+    "AccessDenied": _DENIED,
+    "AccessDeniedException": _DENIED,
+    "DecryptionFailure": _KEY,
+    "DecryptionFailureException": _KEY,
+    "EncryptionFailure": _KEY,
+    "EncryptionFailureException": _KEY,
+    "ExpiredTokenException": _DENIED,
+    "IncompleteSignature": _DENIED,
+    "InternalServiceError": _UNREACHABLE,
+    "InternalServiceErrorException": _UNREACHABLE,
+    "InvalidClientTokenId": _DENIED,
+    "InvalidParameterException": _OUR_CALL,
+    "InvalidRequestException": _GONE,
+    "InvalidSignatureException": _DENIED,
+    "LimitExceededException": (
+        Unreachable,
+        "Wait: the secret has too many young versions; write to it less often.",
+    ),
+    "RequestTimeout": _UNREACHABLE,
+    "ResourceNotFoundException": _GONE,
+    "ServiceUnavailable": _UNREACHABLE,
+    "Throttling": _UNREACHABLE,
+    "ThrottlingException": _UNREACHABLE,
+    "TooManyRequestsException": _UNREACHABLE,
+    "UnrecognizedClientException": _DENIED,
+    "ValidationException": _OUR_CALL,
+}
+"""Error codes of the AWS APIs (CommonErrors, and each API's own list) -> what to do."""
+
+_SERVER_ERROR = 500
+
+
+def ask_aws(
+    what: str, ref: str, call: Callable[[], T], answers: Mapping[str, T] | None = None
+) -> T:
+    """Make one AWS call.
+
+    Args:
+        what: The API action, for messages.
+        ref: The resource, for messages.
+        call: Makes the call.
+        answers: Error codes that are answers here, and what they mean.
+
+    Raises:
+        KeyturnError: By `_AWS_ERRORS`. Raised outside the handler, so that the SDK's error,
+            which may quote the request, is not even its context.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return call()
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if answers is not None and code in answers:
+            return answers[code]
+        translated = _from_client_error(what, ref, error)
+    except BotoCoreError as error:
+        translated = _from_sdk_error(what, ref, type(error).__name__)
+    raise translated
+
+
+def _from_client_error(what: str, ref: str, error: Exception) -> KeyturnError:
+    response = getattr(error, "response", {})
+    code = str(response.get("Error", {}).get("Code", "unknown"))
+    metadata = response.get("ResponseMetadata", {})
+    if code not in _AWS_ERRORS and metadata.get("HTTPStatusCode", 0) >= _SERVER_ERROR:
+        kind, remedy = _UNREACHABLE
+    else:
+        kind, remedy = _AWS_ERRORS.get(code, _OUR_CALL)
+    request = metadata.get("RequestId", "unknown")
+    return kind(f"{ref}: {what} answered {code} (request {request})", remedy=remedy)
+
+
+# The SDK's own failures: no answer came, unless it never sent anything.
+_NOT_SENT: dict[str, _Verdict] = {
+    "NoCredentialsError": _DENIED,
+    "PartialCredentialsError": _DENIED,
+    "NoRegionError": (Misconfigured, "Set AWS_REGION."),
+    "ParamValidationError": _OUR_CALL,
+}
+
+
+def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
+    kind, remedy = _NOT_SENT.get(name, _UNREACHABLE)
+    return kind(f"{ref}: {what}: no answer ({name})", remedy=remedy)
+
+
+# ---------------------------------------------------------------------------- logs
+
+_HIDDEN = "***"
+_SECRET_SHAPES = (
+    # "password": "..", SecretString='..', also with escaped quotes inside another JSON text
+    re.compile(
+        r"""(?ix) ( \\?["']? [\w-]* (?: password | passwd | secretstring | secretbinary
+        | secretaccesskey | rotationtoken | \bsecret | private_?key ) \\?["']? \s* [:=] \s* )
+        ( \\?"(?:[^"\\]|\\[^"])*\\?" | '[^']*' | [^\s,;}\]]+ )"""
+    ),
+    re.compile(r"(?i)(\bpassword\s+)('(?:[^']|'')*')"),  # SQL: PASSWORD '..'
+    re.compile(r"(SCRAM-SHA-256\$)([\w$:+/=]+)"),  # a verifier
+    re.compile(r"(://[^\s:/@]*:)([^\s@/]+)(?=@)"),  # user:password@host
+)
+
+
+def scrub(text: str) -> str:
+    """Hide what looks like a secret. The second net: nothing secret should reach a log at all."""
+    for shape in _SECRET_SHAPES:
+        text = shape.sub(lambda found: found[1] + _HIDDEN, text)
+    return text
+
+
+class Scrubber(logging.Filter):
+    """Scrubs every record that passes a handler, its arguments and traceback included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite *record* in place; let it pass."""
+        record.msg = scrub(record.getMessage())
+        record.args = None
+        if record.exc_info and record.exc_info[1] is not None:
+            record.exc_text = scrub(place_of(record.exc_info[1]))
+            record.exc_info = None
+        return True
+
+
+def quiet_sdk_loggers() -> None:
+    """Hold the SDKs at WARNING: at DEBUG they log requests and answers, secrets included."""
+    for name in ("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def place_of(error: BaseException) -> str:
+    """Say what kind of error it is and where it arose, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+# ---------------------------------------------------------------------------- outcomes
+
+
+class Telemetry:
+    """One log line and one metric set per step, in the formats CloudWatch reads."""
+
+    def __init__(self) -> None:
+        from aws_lambda_powertools import Logger
+        from aws_lambda_powertools.metrics import EphemeralMetrics
+
+        quiet_sdk_loggers()
+        self._log = Logger(service="keyturn")
+        for handler in (*self._log.handlers, *logging.getLogger().handlers):
+            if not any(isinstance(each, Scrubber) for each in handler.filters):
+                handler.addFilter(Scrubber())
+        # Ephemeral: a warm function starts each call with no metric left from the last.
+        self._metrics = EphemeralMetrics(namespace="keyturn", service="keyturn")
+
+    def succeeded(self, facts: Mapping[str, str], elapsed_ms: int) -> None:
+        """Report a step that ended well."""
+        self._log.info("step succeeded", extra={**facts, "elapsed_ms": elapsed_ms})
+        self._measure(facts, "StepSucceeded", elapsed_ms)
+
+    def failed(self, facts: Mapping[str, str], elapsed_ms: int, error: KeyturnError) -> None:
+        """Report a step that failed, with what to do about it."""
+        self._log.error(
+            "step failed",
+            extra={
+                **facts,
+                "elapsed_ms": elapsed_ms,
+                "error": type(error).__name__,
+                "reason": str(error),
+                "remedy": error.remedy,
+            },
+        )
+        self._measure(facts, "StepFailed", elapsed_ms)
+
+    def _measure(self, facts: Mapping[str, str], name: str, elapsed_ms: int) -> None:
+        self._metrics.add_dimension(name="Step", value=facts.get("step", "unknown"))
+        self._metrics.add_metric(name=name, unit="Count", value=1)
+        self._metrics.add_metric(name="StepDuration", unit="Milliseconds", value=elapsed_ms)
+        self._metrics.flush_metrics()
+
+
+class UnexpectedError(KeyturnError):
+    """A bug of ours, or a failure nobody foresaw. Its text is withheld: it may hold a secret."""
+
+
+def answer(
+    telemetry: Telemetry, facts: dict[str, str], work: Callable[[], Outcome]
+) -> dict[str, str]:
+    """Do *work*, report it once, and return what a caller may know.
+
+    Args:
+        telemetry: Where to report it.
+        facts: Names of things, shown in the log line and returned. *work* may add to it.
+        work: The step.
+
+    Raises:
+        KeyturnError: What failed. Anything else becomes `UnexpectedError`, without its text.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = work()
+    except KeyturnError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001  # the entry point: nothing unknown may get out
+        failure = UnexpectedError(
+            f"unexpected {place_of(error)}", remedy="Report this with the request id."
+        )
+    else:
+        facts["outcome"] = outcome.value
+        telemetry.succeeded(facts, _since(started))
+        return facts
+    telemetry.failed(facts, _since(started), failure)
+    # Contexts go with the frames: the platform prints what it is given, and SDK errors quote.
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
+
+
+def _since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)

@@ -1,0 +1,1 @@
+"""Where secrets live. One module per store, satisfying `keyturn.ports.SecretStore`."""

@@ -1,0 +1,252 @@
+"""AWS Secrets Manager: staging labels as slots.
+
+AWSCURRENT, AWSPENDING and AWSPREVIOUS are the three slots; a version's id is the rotation id that
+made it. The service labels the new, empty version AWSPENDING before it calls us, so a rotation id
+that carries neither label is over. AWSPENDING is left on the version when it becomes current: the
+service removes it when the rotation ends, and counts the rotation as succeeded either way.
+
+Versions are immutable, and only tested ones are promoted. Nothing but the versions of this
+rotation is ever written: a foreign version would abandon it (RotationAbandoned).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from keyturn import document
+from keyturn.boundary import ask_aws
+from keyturn.errors import Busy, KeyturnError, Misconfigured
+from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import (
+        DescribeSecretResponseTypeDef,
+        GetSecretValueResponseTypeDef,
+        SecretVersionsListEntryTypeDef,
+    )
+
+PERMISSIONS = (
+    "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue",
+    "secretsmanager:ListSecretVersionIds",
+    "secretsmanager:PutSecretValue",
+    "secretsmanager:UpdateSecretVersionStage",
+    "kms:Decrypt",
+    "kms:GenerateDataKey",
+)
+"""What the function's role needs on the secret and its key. An admin secret: the read half."""
+
+CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
+
+SECRET_MAX_BYTES = 65_536
+"""Longest SecretString (API_PutSecretValue)."""
+
+# What GetSecretValue may answer when the id does not carry the label; its reference does not say.
+_NOT_LABELLED: dict[str, GetSecretValueResponseTypeDef | None] = {
+    "ResourceNotFoundException": None,
+    "InvalidRequestException": None,
+    "InvalidParameterException": None,
+}
+
+
+class SecretsManager:
+    """A `SecretStore`.
+
+    Args:
+        client: A boto3 client, with time-outs.
+        rotation_token: From the event, if it had one; goes with every write.
+        members: What the stored documents call principal and secret.
+    """
+
+    def __init__(
+        self,
+        client: SecretsManagerClient,
+        *,
+        rotation_token: Sensitive | None = None,
+        members: document.Members | None = None,
+    ) -> None:
+        self._client = client
+        self._rotation_token = rotation_token
+        self._members = members or document.Members()
+
+    def rotated_by(self, ref: SecretRef) -> str:
+        """Return the ARN of the function that Secrets Manager calls for *ref*; "" if none."""
+        return self._describe(ref).get("RotationLambdaARN", "")
+
+    def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
+        """See `SecretStore.snapshot`."""
+        snapshot = self._slots(ref)
+        if rotation_id not in {snapshot.current, snapshot.pending}:
+            raise Busy(
+                f"{ref}: rotation {rotation_id} is neither pending nor current"
+                f" (pending: {snapshot.pending or 'none'})",
+                remedy="Nothing, if it was cancelled or a newer one took over; else rotate again.",
+            )
+        return snapshot
+
+    def current(self, ref: SecretRef) -> Version:
+        """See `SecretStore.current`."""
+        response = ask_aws(
+            "GetSecretValue",
+            ref,
+            lambda: self._client.get_secret_value(SecretId=ref, VersionStage=CURRENT),
+        )
+        return self._version(ref, response)
+
+    def staged(self, ref: SecretRef, rotation_id: RotationId) -> Version | None:
+        """See `SecretStore.staged`. One call proves the label and reads the value."""
+        response = self._labelled(ref, rotation_id, PENDING)
+        if response is None and self.snapshot(ref, rotation_id).current == rotation_id:
+            response = self._labelled(ref, rotation_id, CURRENT)
+        return self._version(ref, response) if response is not None else None
+
+    def kept(self, ref: SecretRef) -> Iterator[Version]:
+        """See `SecretStore.kept`."""
+        for entry in self._entries(ref):
+            version_id = RotationId(entry.get("VersionId", ""))
+            response = ask_aws(
+                "GetSecretValue",
+                ref,
+                lambda version_id=version_id: self._client.get_secret_value(  # type: ignore[misc]
+                    SecretId=ref, VersionId=version_id
+                ),
+                answers=_NOT_LABELLED,
+            )
+            try:
+                if response is not None:
+                    yield self._version(ref, response)
+            except Misconfigured:
+                continue  # It never was a credential.
+
+    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
+        """See `SecretStore.stage`."""
+        text = document.render(
+            credential.document.reveal(),
+            ref,
+            self._members,
+            credential.principal,
+            credential.secret.reveal(),
+        )
+        size = len(text.encode())
+        if size > SECRET_MAX_BYTES:
+            raise Misconfigured(
+                f"{ref}: the next value has {size} bytes, Secrets Manager takes {SECRET_MAX_BYTES}",
+                remedy="Remove members from the secret's value.",
+            )
+        # Versions are immutable: same token, same value -> no change; same token, other value ->
+        # ResourceExistsException (API_PutSecretValue). Then an earlier try has stored its value,
+        # the target may know it, and it stays.
+        ask_aws(
+            "PutSecretValue",
+            ref,
+            lambda: self._client.put_secret_value(
+                SecretId=ref,
+                ClientRequestToken=rotation_id,
+                SecretString=text,
+                VersionStages=[PENDING],
+                **self._token(),
+            ),
+            answers={"ResourceExistsException": None},
+        )
+
+    def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
+        """See `SecretStore.promote`. AWSPREVIOUS moves by itself, in the same call."""
+        if seen.current == rotation_id:
+            return
+        try:
+            ask_aws(
+                "UpdateSecretVersionStage",
+                ref,
+                lambda: self._client.update_secret_version_stage(
+                    SecretId=ref,
+                    VersionStage=CURRENT,
+                    MoveToVersionId=rotation_id,
+                    RemoveFromVersionId=seen.current or "",
+                    **self._token(),
+                ),
+            )
+        except KeyturnError as error:
+            failure = error
+        else:
+            return
+        # A lost reply makes the SDK repeat the call, and the repetition is refused.
+        now = self._slots(ref).current
+        if now == rotation_id:
+            return
+        if now != seen.current:
+            raise Busy(
+                f"{ref}: current moved from {seen.current} to {now} during this step",
+                remedy="Nothing: another rotation or a person was faster. Rotate again if needed.",
+            )
+        raise failure
+
+    def _slots(self, ref: SecretRef) -> Snapshot:
+        described = self._describe(ref)
+        labels = described.get("VersionIdsToStages", {})
+        holder = {label: RotationId(v) for v, held in labels.items() for label in held}
+        current, pending = holder.get(CURRENT), holder.get(PENDING)
+        return Snapshot(current, pending if pending != current else None)
+
+    def _describe(self, ref: SecretRef) -> DescribeSecretResponseTypeDef:
+        described = ask_aws(
+            "DescribeSecret", ref, lambda: self._client.describe_secret(SecretId=ref)
+        )
+        if "DeletedDate" in described:
+            raise Misconfigured(
+                f"{ref} is being deleted", remedy="Restore the secret, or stop rotating it."
+            )
+        return described
+
+    def _labelled(
+        self, ref: SecretRef, rotation_id: RotationId, label: str
+    ) -> GetSecretValueResponseTypeDef | None:
+        return ask_aws(
+            "GetSecretValue",
+            ref,
+            lambda: self._client.get_secret_value(
+                SecretId=ref, VersionId=rotation_id, VersionStage=label
+            ),
+            answers=_NOT_LABELLED,
+        )
+
+    def _entries(self, ref: SecretRef) -> list[SecretVersionsListEntryTypeDef]:
+        """List every version still kept, labelled or not, newest first."""
+        entries: list[SecretVersionsListEntryTypeDef] = []
+        position: dict[str, str] = {}
+        while True:
+            page = ask_aws(
+                "ListSecretVersionIds",
+                ref,
+                lambda position=position: self._client.list_secret_version_ids(  # type: ignore[misc]
+                    SecretId=ref, IncludeDeprecated=True, **position
+                ),
+            )
+            entries += page["Versions"]
+            if not page.get("NextToken"):
+                return sorted(entries, key=lambda entry: entry["CreatedDate"], reverse=True)
+            position = {"NextToken": page["NextToken"]}
+
+    def _version(self, ref: SecretRef, response: GetSecretValueResponseTypeDef) -> Version:
+        # A partial ARN may resolve to another secret than the one that was authorised.
+        if ref not in {response["ARN"], response["Name"]}:
+            raise Misconfigured(
+                f"{ref}: the store answered for {response['ARN']}",
+                remedy="Name secrets by their full ARN.",
+            )
+        version_id = RotationId(response["VersionId"])
+        if "SecretString" not in response:
+            raise Misconfigured(
+                f"{ref} version {version_id}: the value is binary",
+                remedy="Store the value as SecretString, a JSON object.",
+            )
+        credential = document.parse(
+            response["SecretString"], f"{ref} version {version_id}", self._members
+        )
+        return Version(version_id, credential, response["CreatedDate"])
+
+    def _token(self) -> dict[str, str]:
+        if self._rotation_token is None:
+            return {}
+        return {"RotationToken": self._rotation_token.reveal()}

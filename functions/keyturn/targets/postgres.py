@@ -1,0 +1,601 @@
+"""PostgreSQL, through psycopg 3: RDS, Aurora, Cloud SQL, and any other.
+
+What it never does: send a password in clear. Logins use SCRAM over verified TLS; new passwords
+travel as SCRAM verifiers that libpq computes here, so neither the server's log nor its statement
+views can hold them. No error quotes the server's text: it is classified by SQLSTATE alone.
+
+A credential's document: `host`, `username`, `password`; `port` (5432), `dbname` (postgres) and
+`ssl` (true) may be left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import re
+import select
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Timer
+from typing import TYPE_CHECKING, NoReturn
+
+from keyturn.document import kind_of
+from keyturn.errors import Denied, Drifted, KeyturnError, Misconfigured, Unreachable, Unsupported
+from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.targets import tls
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
+    from psycopg.pq.abc import PGconn
+
+ENGINES = ("postgres", "postgresql", "aurora-postgresql")
+PERMISSIONS: tuple[str, ...] = ()
+"""A login over the network needs no cloud permission."""
+
+NAME_MAX_BYTES = 63
+"""NAMEDATALEN - 1. The server cuts longer names silently, so that two of them may meet."""
+
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 3.0
+"""Short, because a worker that dies while it waits for a lock must not change anything later."""
+MARGIN_S = 1.0
+"""Left of the function's time for reporting a failure."""
+TRIES = 5
+"""How often a change is tried when another session changes the same role at that moment."""
+
+
+def engine(surroundings: Surroundings) -> Postgres:
+    """Build the engine; see `keyturn.targets`."""
+    return Postgres(surroundings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a credential logs in, checked."""
+
+    host: str
+    port: int
+    dbname: str
+    tls: bool
+
+
+class Postgres:
+    """A `PasswordEngine`."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+
+    def endpoint(self, credential: Credential) -> str:
+        """See `PasswordEngine.endpoint`."""
+        place = self._place(credential)
+        return f"{place.host}:{place.port}/{place.dbname}"
+
+    @contextmanager
+    def login(self, credential: Credential) -> Iterator[_Session | None]:
+        """See `PasswordEngine.login`."""
+        place = self._place(credential)
+        timeout_s = self._allowance(CONNECT_TIMEOUT_S, place)
+        pgconn = _connect(place, credential, timeout_s, self._surroundings)
+        if pgconn is None:
+            yield None
+            return
+        import psycopg
+
+        connection = psycopg.Connection(pgconn)
+        try:
+            connection.autocommit = True
+            yield _Session(connection, lambda: self._allowance(STATEMENT_TIMEOUT_S, place))
+        finally:
+            connection.close()
+
+    def _allowance(self, most_s: float, place: _Place) -> float:
+        left_s = self._surroundings.remaining_s() - MARGIN_S
+        if left_s <= 0:
+            raise Unreachable(
+                f"{place.host}: no time is left for another call",
+                remedy="Give the function a longer time-out, or look at what was slow before.",
+            )
+        return min(most_s, left_s)
+
+    def _place(self, credential: Credential) -> _Place:
+        fields = credential.fields
+        host = _text(fields, "host", None, _HOST_MAX_CHARACTERS)
+        if host.startswith("@") or any(c in host for c in ", "):
+            _refuse("host", "is not one host name, address or socket directory")
+        _check_name("username", credential.principal)
+        return _Place(
+            host,
+            _port(fields.get("port")),
+            _text(fields, "dbname", "postgres", NAME_MAX_BYTES),
+            tls.wants_tls(fields.get("ssl"), host, self._surroundings),
+        )
+
+
+class _Session:
+    """A `Session`.
+
+    Args:
+        connection: Open, in autocommit mode.
+        allowance_s: How long the next statement may take; raises when no time is left.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[tuple[object, ...]], allowance_s: Callable[[], float]
+    ) -> None:
+        self._connection = connection
+        self._allowance_s = allowance_s
+
+    @cached_property
+    def acts_as(self) -> str:
+        """See `Session.acts_as`."""
+        return str(self._rows("SELECT current_user")[0][0])
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        """See `Session.set_password`. One exchange, one transaction."""
+        from psycopg import sql
+
+        # A login that acts as another role by default is itself again with NONE.
+        self._change(sql.SQL("SET LOCAL ROLE NONE"), self._alter_password(principal, secret))
+
+    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
+        """See `Session.check_twin`."""
+        for name in (twin, like, owner):
+            _check_name("user", name)
+        facts = self._pair_facts(twin, like, owner)
+        _refuse_foreign_pair(facts, twin, like, owner)
+        if not facts.may_manage:
+            raise Denied(
+                f"the admin may not manage {twin!r} and {owner!r}",
+                remedy=(
+                    "Give the admin CREATEROLE and, from PostgreSQL 16 on, both roles"
+                    " WITH ADMIN OPTION."
+                ),
+            )
+
+    def set_twin(self, twin: str, secret: Sensitive, *, like: str, owner: str) -> None:
+        """See `Session.set_twin`. One transaction, so grants and password come together."""
+        from psycopg import sql
+
+        name = sql.Identifier(twin)
+        steps: list[sql.Composable] = []
+        if not self._pair_facts(twin, like, owner).twin_exists:
+            steps.append(sql.SQL("CREATE ROLE {}").format(name))
+        if twin != owner:
+            steps += self._same_as(name, like, owner)
+        # Password last: it is what makes accepts true.
+        self._change(*steps, self._alter_password(twin, secret, login=True))
+
+    def _same_as(self, name: sql.Identifier, like: str, owner: str) -> list[sql.Composable]:
+        """Return what makes *name* act as *owner*, with the limits and settings of *like*."""
+        from psycopg import sql
+
+        limit = self._rows("SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = %s", like)
+        return [
+            sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), name),
+            *(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(name, n) for (n,) in limit),
+            *self._same_settings(name, like),
+            sql.SQL("ALTER ROLE {} SET role TO {}").format(name, sql.Literal(owner)),
+        ]
+
+    def _same_settings(self, name: sql.Identifier, like: str) -> Iterator[sql.Composable]:
+        """Yield what gives *name* the settings of *like* and takes away what *like* lost."""
+        from psycopg import sql
+
+        yield sql.SQL("ALTER ROLE {} RESET ALL").format(name)
+        for database, settings in self._rows(_SETTINGS, like):
+            where: sql.Composable = sql.SQL("")
+            if database is not None:
+                where = sql.SQL(" IN DATABASE {}").format(sql.Identifier(str(database)))
+                yield sql.SQL("ALTER ROLE {}{} RESET ALL").format(name, where)
+            for setting in settings if isinstance(settings, list) else []:
+                key, _, value = str(setting).partition("=")
+                if key == "role":
+                    continue
+                # FROM CURRENT, because a list (search_path) is stored in a form that no literal
+                # can express.
+                yield sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(key, value)
+                yield sql.SQL("ALTER ROLE {}{} SET {} FROM CURRENT").format(
+                    name, where, sql.Identifier(*key.split("."))
+                )
+
+    def _alter_password(
+        self, principal: str, secret: Sensitive, *, login: bool = False
+    ) -> sql.Composable:
+        from psycopg import sql
+
+        verifier = self._connection.pgconn.encrypt_password(
+            secret.reveal().encode(), principal.encode(), b"scram-sha-256"
+        )
+        options = sql.SQL("LOGIN PASSWORD") if login else sql.SQL("PASSWORD")
+        return sql.SQL("ALTER ROLE {} {} {}").format(
+            sql.Identifier(principal), options, sql.Literal(verifier.decode())
+        )
+
+    def _pair_facts(self, twin: str, like: str, owner: str) -> _PairFacts:
+        row = self._rows(_PAIR_FACTS, *[twin, like, owner])[0]
+        return _PairFacts(*map(bool, row))
+
+    def _change(self, *statements: sql.Composable) -> None:
+        """Run *statements* in one transaction and one exchange."""
+        from psycopg import sql
+
+        guards = [
+            sql.SQL("SET LOCAL {} TO {}").format(sql.Identifier(name), value)
+            for name, value in self._guards().items()
+        ]
+        # The settings that are copied pass through this transaction: guard again after them.
+        script = sql.SQL("; ").join([*guards, *statements[:-1], *guards, *statements[-1:]])
+        for attempt in range(1, TRIES + 1):
+            failure = self._try(lambda: self._connection.execute(script, prepare=False))
+            if failure is None:
+                return
+            if failure.code not in _CONFLICTS or attempt == TRIES:
+                raise failure.ours
+            time.sleep(0.02 * attempt)
+
+    def _guards(self) -> dict[str, str]:
+        allowance_ms = int(self._allowance_s() * 1000)
+        guards = {
+            "statement_timeout": f"{allowance_ms}ms",
+            "lock_timeout": f"{min(allowance_ms, int(LOCK_TIMEOUT_S * 1000))}ms",
+        }
+        # The server notices a dead client while it waits for a lock, and gives up the change.
+        if self._connection.info.server_version >= _VERSION_14:
+            guards["client_connection_check_interval"] = "100ms"
+        return guards
+
+    def _rows(self, query: str, *values: str) -> list[tuple[object, ...]]:
+        found: list[tuple[object, ...]] = []
+        failure = self._try(
+            lambda: found.extend(self._connection.execute(query.encode(), values).fetchall())
+        )
+        if failure is not None:
+            raise failure.ours
+        return found
+
+    def _try(self, call: Callable[[], object]) -> _Failure | None:
+        """Make one exchange; cut the line when the server does not answer in time."""
+        import psycopg
+
+        timer = Timer(self._allowance_s() + MARGIN_S / 2, _cut, [self._connection.pgconn.socket])
+        timer.daemon = True
+        timer.start()
+        try:
+            call()
+        except psycopg.Error as error:
+            return _Failure.of(error.sqlstate, self._connection.info.host)
+        finally:
+            timer.cancel()
+        return None
+
+
+_VERSION_14 = 140000
+_CONFLICTS = {"XX000", "40001", "40P01", "42710"}
+"""Another session changed the same role: XX000 "tuple concurrently updated", or it was made."""
+
+
+def _cut(descriptor: int) -> None:
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+# ---------------------------------------------------------------------------- pairs
+
+_PAIR_FACTS = """
+WITH r AS (SELECT %s::text AS twin, %s::text AS alike, %s::text AS owner),
+     m AS (SELECT g.rolname AS granted, u.rolname AS member, a.admin_option
+             FROM pg_catalog.pg_auth_members a
+             JOIN pg_catalog.pg_roles g ON g.oid = a.roleid
+             JOIN pg_catalog.pg_roles u ON u.oid = a.member),
+     me AS (SELECT rolsuper, rolcreaterole, rolname,
+                   current_setting('server_version_num')::int >= 160000 AS strict
+              FROM pg_catalog.pg_roles WHERE rolname = current_user)
+SELECT EXISTS (SELECT FROM pg_catalog.pg_roles, r WHERE rolname = twin),
+       EXISTS (SELECT FROM pg_catalog.pg_roles, r WHERE rolname = alike),
+       EXISTS (SELECT FROM pg_catalog.pg_roles, r WHERE rolname = owner),
+       EXISTS (SELECT FROM m, r WHERE granted = owner AND member = twin),
+       EXISTS (SELECT FROM m, r WHERE granted = owner AND member = alike),
+       EXISTS (SELECT FROM pg_catalog.pg_roles, r WHERE rolname = twin AND rolsuper),
+       (SELECT rolsuper OR (rolcreaterole AND (NOT strict OR NOT EXISTS (
+                  SELECT FROM pg_catalog.pg_roles p, r
+                   WHERE p.rolname IN (twin, owner)
+                     AND NOT pg_catalog.pg_has_role(
+                               me.rolname, p.oid, 'MEMBER WITH ADMIN OPTION'))))
+          FROM me)
+"""
+
+_SETTINGS = """
+SELECT d.datname, s.setconfig
+  FROM pg_catalog.pg_db_role_setting s
+  JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+  LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+ WHERE r.rolname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _PairFacts:
+    """The columns of `_PAIR_FACTS`."""
+
+    twin_exists: bool
+    like_exists: bool
+    owner_exists: bool
+    twin_is_member: bool
+    like_is_member: bool
+    twin_is_superuser: bool
+    may_manage: bool
+
+
+def _refuse_foreign_pair(facts: _PairFacts, twin: str, like: str, owner: str) -> None:
+    """Raise Drifted unless *twin* is free, or demonstrably of the same pair as *like*.
+
+    Names prove nothing: `app_clone` may belong to another application than `app`. Membership in
+    the owner does, because a person or keyturn granted it.
+    """
+    if not facts.owner_exists:
+        raise Drifted(
+            f"there is no role {owner!r} to own what {twin!r} and {like!r} make",
+            remedy=f"Create the role {owner!r} and grant it to {like!r}.",
+        )
+    like_is_known = like == owner or facts.like_is_member or not facts.like_exists
+    twin_is_ours = not facts.twin_exists or facts.twin_is_member
+    if twin == owner:
+        like_is_known = twin_is_ours = facts.like_is_member
+    if facts.twin_is_superuser or not (like_is_known and twin_is_ours):
+        stranger = like if not like_is_known else twin
+        raise Drifted(
+            f"the role {stranger!r} exists and is not known to belong to {owner!r}",
+            remedy=(
+                f"If {twin!r} and {like!r} are one pair, grant {owner!r} to {stranger!r};"
+                " else name other users in the plan."
+            ),
+        )
+
+
+# ---------------------------------------------------------------------------- connecting
+
+
+def _connect(
+    place: _Place, credential: Credential, timeout_s: float, surroundings: Surroundings
+) -> PGconn | None:
+    """Log in; None if the server refused the credential."""
+    from psycopg.conninfo import make_conninfo
+
+    addresses = _resolve(place)
+    options = {
+        "host": ",".join([place.host] * max(1, len(addresses))),
+        "hostaddr": ",".join(addresses),
+        "port": str(place.port),
+        "dbname": place.dbname,
+        "user": credential.principal,
+        "application_name": "keyturn",
+        "client_encoding": "UTF8",
+        "gssencmode": "disable",
+        # Never a password in clear, and never a server that does not ask: it proves nothing.
+        "require_auth": "scram-sha-256,md5" if place.tls else "scram-sha-256",
+    }
+    with tls.authorities_file(surroundings) if place.tls else _nothing() as roots:
+        options |= {"sslmode": "verify-full", "sslrootcert": roots} if roots else _PLAIN
+        outcome = _dial(
+            make_conninfo(**options, password=credential.secret.reveal()), place, timeout_s
+        )
+    if not isinstance(outcome, _Failure):
+        return outcome
+    if outcome.is_refusal:
+        return None
+    if outcome.stage == _Stage.TLS:
+        raise _explain_tls(place, addresses, timeout_s, surroundings) or outcome.ours
+    raise outcome.ours
+
+
+_PLAIN = {"sslmode": "disable"}
+
+
+@contextmanager
+def _nothing() -> Iterator[str]:
+    yield ""
+
+
+def _resolve(place: _Place) -> list[str]:
+    """Look the host up here, to tell a wrong name from a server that is down."""
+    if place.host.startswith("/"):
+        return []
+    try:
+        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        problem = f"{place.host}: the host name has no address"
+    else:
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    raise Unreachable(problem, remedy="Check the secret's host and the function's DNS.")
+
+
+class _Stage:
+    """How far a login got, as libpq's ConnStatusType (libpq-fe.h) names it."""
+
+    NETWORK = "STARTED"
+    TLS = "SSL_STARTUP"
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an exchange failed: the server's SQLSTATE, or how far a login got without one."""
+
+    code: str
+    stage: str
+    ours: KeyturnError
+
+    @classmethod
+    def of(cls, code: str | None, host: str, stage: str = "") -> _Failure:
+        """Classify by code, never by text: texts are translated, and quote."""
+        kind, remedy = _verdict(code) if code else (Unreachable, _LINE)
+        fact = f"answered {code} ({_condition(code)})" if code else _SILENCE.get(stage, "hung up")
+        return cls(code or "", stage, kind(f"{host}: the server {fact}", remedy=remedy))
+
+    @property
+    def is_refusal(self) -> bool:
+        """Tell whether the server refused the credential. That is an answer, not an error."""
+        return self.code.startswith("28")
+
+
+_LINE = "Check that the server runs, and the network path from the function to it."
+_SILENCE = {
+    _Stage.NETWORK: "refuses connections, or is not reachable",
+    _Stage.TLS: "broke off the TLS handshake",
+    "timeout": "did not answer in time",
+    "AWAITING_RESPONSE": "hung up, or asked for the password in a way that would expose it",
+}
+
+_SQLSTATES: dict[str, tuple[type[KeyturnError], str]] = {
+    "08": (Unreachable, _LINE),
+    "22023": (
+        Misconfigured,
+        "The server's password policy refuses hashed passwords: relax it for this user.",
+    ),
+    "25006": (Misconfigured, "Use the writer's host: this server is a read-only replica."),
+    "3D000": (Misconfigured, "Correct `dbname` in the secret."),
+    "42501": (Denied, "Grant what is missing: see docs/postgres.md, Privileges."),
+    "42704": (Drifted, "Create the user, or correct `username` in the secret."),
+    "53": (Unreachable, "Wait, or raise the server's connection limits."),
+    "55P03": (Unreachable, "Another session holds a lock on this role: it is tried again."),
+    "57": (Unreachable, "The server is starting, stopping or busy: it is tried again."),
+}
+"""SQLSTATE or its class (PostgreSQL, appendix A) -> what to do. The longest match wins."""
+
+
+def _verdict(code: str) -> tuple[type[KeyturnError], str]:
+    if code in _CONFLICTS:
+        return Unreachable, "Other sessions keep changing this role: it is tried again."
+    unknown = (Unsupported, "Look the code up in PostgreSQL's appendix A, and report it.")
+    return _SQLSTATES.get(code) or _SQLSTATES.get(code[:2]) or unknown
+
+
+def _condition(code: str) -> str:
+    from psycopg import errors
+
+    try:
+        return errors.lookup(code).__name__
+    except KeyError:
+        return "unknown condition"
+
+
+_SQLSTATE_AT_END = re.compile(r"\s([0-9A-Z]{5})\s*$")
+
+
+def _dial(conninfo: str, place: _Place, timeout_s: float) -> PGconn | _Failure:
+    """Drive libpq's connection state machine, noting how far it gets."""
+    from psycopg import pq
+
+    pgconn = pq.PGconn.connect_start(conninfo.encode())
+    _show_sqlstate_only(pgconn)
+    deadline = time.monotonic() + timeout_s
+    wanted, stage = pq.PollingStatus.WRITING, _Stage.NETWORK
+    while wanted in {pq.PollingStatus.READING, pq.PollingStatus.WRITING}:
+        if not _ready(pgconn.socket, deadline, writing=wanted == pq.PollingStatus.WRITING):
+            pgconn.finish()
+            return _Failure.of(None, place.host, "timeout")
+        stage = pq.ConnStatus(pgconn.status).name
+        wanted = pq.PollingStatus(pgconn.connect_poll())
+    if wanted == pq.PollingStatus.OK:
+        pgconn.nonblocking = 1
+        return pgconn
+    found = _SQLSTATE_AT_END.search(pgconn.get_error_message())
+    pgconn.finish()
+    return _Failure.of(found[1] if found else None, place.host, stage)
+
+
+def _ready(descriptor: int, deadline: float, *, writing: bool) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+_PQERRORS_SQLSTATE = 3
+
+
+def _show_sqlstate_only(pgconn: PGconn) -> None:
+    """Make libpq report a failed login as its SQLSTATE.
+
+    psycopg has none for a failed connection (its issue 1188), and the server's text is translated;
+    libpq's own PQsetErrorVerbosity puts the code where the text would be.
+    """
+    module = sys.modules[type(pgconn).__module__].__file__ or ""
+    path = module if not module.endswith(".py") else ctypes.util.find_library("pq")
+    set_verbosity = ctypes.CDLL(path).PQsetErrorVerbosity
+    set_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    pointer = pgconn.pgconn_ptr  # type: ignore[attr-defined]  # in the class, not its protocol
+    set_verbosity(pointer, _PQERRORS_SQLSTATE)
+
+
+_SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])  # PostgreSQL protocol, SSLRequest
+
+
+def _explain_tls(
+    place: _Place, addresses: list[str], timeout_s: float, surroundings: Surroundings
+) -> KeyturnError | None:
+    """Repeat the handshake without a login, to say why it failed. None if it does not fail."""
+    context = ssl.create_default_context(cadata=tls.authorities(surroundings))
+    try:
+        with socket.create_connection((addresses[0], place.port), timeout_s) as line:
+            line.sendall(_SSL_REQUEST)
+            if line.recv(1) != b"S":
+                return Misconfigured(
+                    f"{place.host}: the server does not offer TLS; no password was sent",
+                    remedy="Switch TLS on at the server.",
+                )
+            with context.wrap_socket(line, server_hostname=place.host):
+                return None
+    except ssl.SSLCertVerificationError as error:
+        return tls.certificate_refused(place.host, error)
+    except OSError:
+        return None
+
+
+# ---------------------------------------------------------------------------- checking
+
+_HOST_MAX_CHARACTERS = 255
+_PORT_MAX = 65_535
+_PORT_DEFAULT = 5432
+
+
+def _text(fields: Mapping[str, object], key: str, default: str | None, most: int) -> str:
+    value = fields.get(key, default)
+    if value is None:
+        _refuse(key, "is missing")
+    if not isinstance(value, str):
+        _refuse(key, f"is {kind_of(value)}, not a string")
+    if not value or not value.isprintable() or len(value.encode()) > most:
+        _refuse(key, f"is empty, longer than {most} bytes, or holds unprintable characters")
+    return value
+
+
+def _check_name(key: str, name: str) -> None:
+    if not name.isprintable() or name != name.strip() or len(name.encode()) > NAME_MAX_BYTES:
+        _refuse(
+            key,
+            f"is longer than {NAME_MAX_BYTES} bytes, begins or ends with a blank,"
+            " or holds unprintable characters",
+        )
+
+
+def _port(value: object) -> int:
+    if value is None:
+        return _PORT_DEFAULT
+    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= _PORT_MAX:
+        _refuse("port", f"is {kind_of(value)} that is no number from 1 to {_PORT_MAX}")
+    return number
+
+
+def _refuse(key: str, problem: str) -> NoReturn:
+    raise Misconfigured(
+        f"the secret's {key!r} {problem}", remedy=f"Correct {key!r} in the secret's value."
+    )

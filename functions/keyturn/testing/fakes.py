@@ -1,0 +1,302 @@
+"""In-memory worlds that fail on demand.
+
+Every external call of the fakes goes through `World.call`, so that a test can count calls, stop
+the process before or after any of them, lose a reply, or let another worker run there.
+
+    World             counts and interrupts
+    LabelledStore     a `SecretStore` with labels on immutable versions, as AWS has them
+    StagedStore       a `SecretStore` without labels, whose newest version is what readers see
+    MemoryDatabase    a `PasswordEngine` with logins, owners and memberships
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from keyturn.errors import Busy, Denied, Drifted, Misconfigured, Unreachable
+from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+
+REF = SecretRef("fake/secret")
+
+
+class Crash(BaseException):
+    """The process died. Not an Exception: no handler may swallow it."""
+
+
+class FakeClock:
+    """A `Clock` that stands still until told."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        """See `Clock.now`."""
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass."""
+        self._now += by
+
+
+Interruption = Callable[[int, str], None]
+"""Gets the number of a call (from 1) and its name; may raise, or let somebody else run."""
+
+
+def _carry_on(number: int, name: str) -> None:
+    del number, name
+
+
+@dataclass
+class World:
+    """What the fakes share: a clock, a count of calls, and where they are interrupted."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    before: Interruption = _carry_on
+    after: Interruption = _carry_on
+    calls: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """Stand for one external call."""
+        self.calls.append(name)
+        number = len(self.calls)
+        self.before(number, name)
+        yield
+        self.after(number, name)
+
+
+class LabelledStore:
+    """A `SecretStore`: immutable versions, labels that point at them, compare-and-swap."""
+
+    def __init__(self, world: World, first: Credential) -> None:
+        self._world = world
+        self.versions: dict[RotationId, Version | None] = {}
+        self.labels: dict[str, RotationId] = {}
+        self._put(RotationId("v0"), first)
+        self.labels["current"] = RotationId("v0")
+
+    def begin(self, rotation_id: RotationId) -> None:
+        """Label a new, empty version pending, as the service does before it calls anybody."""
+        if rotation_id not in self.versions:
+            self.versions[rotation_id] = None
+        self.labels["pending"] = rotation_id
+
+    def abandon(self) -> None:
+        """Drop the pending label, as an operator does who cancels a rotation."""
+        self.labels.pop("pending", None)
+
+    def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
+        """See `SecretStore.snapshot`."""
+        del ref
+        with self._world.call("store.describe"):
+            current, pending = self.labels.get("current"), self.labels.get("pending")
+            if rotation_id not in {current, pending}:
+                raise _over(rotation_id)
+            return Snapshot(current, pending if pending != current else None)
+
+    def current(self, ref: SecretRef) -> Version:
+        """See `SecretStore.current`."""
+        del ref
+        with self._world.call("store.read"):
+            return self.serves()
+
+    def serves(self) -> Version:
+        """Return what readers get, without counting as a call."""
+        version = self.versions[self.labels["current"]]
+        if version is None:
+            raise Misconfigured("current has no value", remedy="")
+        return version
+
+    def staged(self, ref: SecretRef, rotation_id: RotationId) -> Version | None:
+        """See `SecretStore.staged`."""
+        del ref
+        with self._world.call("store.read"):
+            if rotation_id not in {self.labels.get("current"), self.labels.get("pending")}:
+                raise _over(rotation_id)
+            return self.versions[rotation_id]
+
+    def kept(self, ref: SecretRef) -> Iterator[Version]:
+        """See `SecretStore.kept`."""
+        del ref
+        with self._world.call("store.list"):
+            found = [version for version in self.versions.values() if version is not None]
+        for version in reversed(found):
+            with self._world.call("store.read"):
+                yield version
+
+    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
+        """See `SecretStore.stage`."""
+        del ref
+        with self._world.call("store.put"):
+            if self.versions.get(rotation_id) is None:
+                self._put(rotation_id, credential)
+                self.labels["pending"] = rotation_id
+
+    def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
+        """See `SecretStore.promote`. The pending label stays where it is."""
+        del ref
+        if seen.current == rotation_id:
+            return
+        with self._world.call("store.promote"):
+            if self.labels["current"] != seen.current:
+                raise Busy("current moved", remedy="")
+            self.labels["previous"] = self.labels["current"]
+            self.labels["current"] = rotation_id
+
+    def _put(self, rotation_id: RotationId, credential: Credential) -> None:
+        self.versions.pop(rotation_id, None)
+        self.versions[rotation_id] = Version(rotation_id, credential, self._world.clock.now())
+
+
+class StagedStore:
+    """A `SecretStore`: a main history that readers follow, and a guarded record of what pends."""
+
+    def __init__(self, world: World, first: Credential) -> None:
+        self._world = world
+        self._history = [Version(RotationId("v0"), first, world.clock.now())]
+        self._waiting: Version | None = None
+
+    def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
+        """See `SecretStore.snapshot`."""
+        del ref
+        with self._world.call("store.record"):
+            if rotation_id in self._older():
+                raise _over(rotation_id)
+            current = self._history[-1].rotation_id
+            waiting = self._waiting.rotation_id if self._waiting else None
+            return Snapshot(current, waiting if waiting != current else None)
+
+    def current(self, ref: SecretRef) -> Version:
+        """See `SecretStore.current`."""
+        del ref
+        with self._world.call("store.read"):
+            return self.serves()
+
+    def serves(self) -> Version:
+        """Return what readers get, without counting as a call."""
+        return self._history[-1]
+
+    def staged(self, ref: SecretRef, rotation_id: RotationId) -> Version | None:
+        """See `SecretStore.staged`."""
+        del ref
+        with self._world.call("store.read"):
+            for version in (self._waiting, self._history[-1]):
+                if version is not None and version.rotation_id == rotation_id:
+                    return version
+            if self._waiting is None and rotation_id not in self._older():
+                return None
+            raise _over(rotation_id)
+
+    def kept(self, ref: SecretRef) -> Iterator[Version]:
+        """See `SecretStore.kept`."""
+        del ref
+        with self._world.call("store.list"):
+            waiting = [self._waiting] if self._waiting else []
+            yield from [*waiting, *reversed(self._history)]
+
+    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
+        """See `SecretStore.stage`."""
+        del ref
+        with self._world.call("store.put"):
+            if self._waiting is None or self._waiting.rotation_id != rotation_id:
+                self._waiting = Version(rotation_id, credential, self._world.clock.now())
+
+    def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
+        """See `SecretStore.promote`. Two calls: readers first, then the record."""
+        del ref
+        if seen.current != rotation_id:
+            with self._world.call("store.add"):
+                if self._waiting is None or self._waiting.rotation_id != rotation_id:
+                    raise _over(rotation_id)
+                self._history.append(self._waiting)
+        with self._world.call("store.clear"):
+            self._waiting = None
+
+    def _older(self) -> set[RotationId]:
+        return {version.rotation_id for version in self._history[:-1]}
+
+
+def _over(rotation_id: RotationId) -> Busy:
+    return Busy(f"rotation {rotation_id} is over", remedy="")
+
+
+@dataclass
+class Account:
+    """One login of a `MemoryDatabase`."""
+
+    password: str | None
+    member_of: set[str] = field(default_factory=set)
+    acts_as: str | None = None
+
+
+class MemoryDatabase:
+    """A `PasswordEngine`. Logins and changes are calls; a change is one transaction."""
+
+    def __init__(self, world: World, accounts: dict[str, Account]) -> None:
+        self._world = world
+        self.accounts = accounts
+        self.failed_logins = 0
+        self.is_down = False
+
+    def endpoint(self, credential: Credential) -> str:
+        """See `PasswordEngine.endpoint`."""
+        if credential.principal == "invalid":
+            raise Misconfigured("invalid user", remedy="")
+        return f"{credential.fields.get('host', 'db')}:1/app"
+
+    @contextmanager
+    def login(self, credential: Credential) -> Iterator[_MemorySession | None]:
+        """See `PasswordEngine.login`."""
+        with self._world.call("database.login"):
+            accepted = self.would_accept(credential)
+            self.failed_logins += not accepted
+        yield _MemorySession(self._world, self.accounts, credential.principal) if accepted else None
+
+    def would_accept(self, credential: Credential) -> bool:
+        """Tell whether a login would work, without counting as a call."""
+        if self.is_down:
+            raise Unreachable("the database is down", remedy="")
+        account = self.accounts.get(credential.principal)
+        return account is not None and account.password == credential.secret.reveal()
+
+
+class _MemorySession:
+    """A `Session`."""
+
+    def __init__(self, world: World, accounts: dict[str, Account], user: str) -> None:
+        self._world = world
+        self._accounts = accounts
+        self._user = user
+
+    @property
+    def acts_as(self) -> str:
+        return self._accounts[self._user].acts_as or self._user
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        with self._world.call("database.set"):
+            if principal not in {self._user, *self._managed()}:
+                raise Denied("not yours", remedy="")
+            self._accounts[principal].password = secret.reveal()
+
+    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
+        with self._world.call("database.check"):
+            ours = twin not in self._accounts or owner in self._accounts[twin].member_of
+            if twin == owner:
+                ours = owner in self._accounts[like].member_of
+            if owner not in self._accounts or not ours:
+                raise Drifted("not of this pair", remedy="")
+
+    def set_twin(self, twin: str, secret: Sensitive, *, like: str, owner: str) -> None:
+        del like
+        with self._world.call("database.set"):
+            account = self._accounts.setdefault(twin, Account(None))
+            if twin != owner:
+                account.member_of.add(owner)
+                account.acts_as = owner
+            account.password = secret.reveal()
+
+    def _managed(self) -> set[str]:
+        return set(self._accounts) if self._user == "admin" else set()
