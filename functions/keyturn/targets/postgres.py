@@ -170,42 +170,30 @@ class _Session:
         if not self._pair_facts(twin, like, owner).twin_exists:
             steps.append(sql.SQL("CREATE ROLE {}").format(name))
         if twin != owner:
-            steps += self._same_as(name, like, owner)
+            steps += self._same_as(twin, like, owner)
         # Password last: it is what makes accepts true.
         self._change(*steps, self._alter_password(twin, secret, login=True))
 
-    def _same_as(self, name: sql.Identifier, like: str, owner: str) -> list[sql.Composable]:
-        """Return what makes *name* act as *owner*, with the limits and settings of *like*."""
+    def _same_as(self, twin: str, like: str, owner: str) -> list[sql.Composable]:
+        """Return what makes *twin* act as *owner*, with the limits and settings of *like*."""
         from psycopg import sql
 
+        name = sql.Identifier(twin)
         limit = self._rows("SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = %s", like)
+        present, wanted = self._settings(twin), self._settings(like)
+        # Left alone when they are equal: some may be set by a superuser only.
+        settings = [] if wanted == present else _exchange_settings(name, present, wanted)
         return [
             sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), name),
             *(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(name, n) for (n,) in limit),
-            *self._same_settings(name, like),
+            *settings,
             sql.SQL("ALTER ROLE {} SET role TO {}").format(name, sql.Literal(owner)),
         ]
 
-    def _same_settings(self, name: sql.Identifier, like: str) -> Iterator[sql.Composable]:
-        """Yield what gives *name* the settings of *like* and takes away what *like* lost."""
-        from psycopg import sql
-
-        yield sql.SQL("ALTER ROLE {} RESET ALL").format(name)
-        for database, settings in self._rows(_SETTINGS, like):
-            where: sql.Composable = sql.SQL("")
-            if database is not None:
-                where = sql.SQL(" IN DATABASE {}").format(sql.Identifier(str(database)))
-                yield sql.SQL("ALTER ROLE {}{} RESET ALL").format(name, where)
-            for setting in settings if isinstance(settings, list) else []:
-                key, _, value = str(setting).partition("=")
-                if key == "role":
-                    continue
-                # FROM CURRENT, because a list (search_path) is stored in a form that no literal
-                # can express.
-                yield sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(key, value)
-                yield sql.SQL("ALTER ROLE {}{} SET {} FROM CURRENT").format(
-                    name, where, sql.Identifier(*key.split("."))
-                )
+    def _settings(self, name: str) -> list[_Setting]:
+        """Return the defaults of a login, except as whom it acts."""
+        found = [_Setting(*map(str, row)) for row in self._rows(_SETTINGS, name)]
+        return sorted(setting for setting in found if setting.key != "role")
 
     def _alter_password(
         self, principal: str, secret: Sensitive, *, login: bool = False
@@ -314,12 +302,47 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_roles, r WHERE rolname = twin),
 """
 
 _SETTINGS = """
-SELECT d.datname, s.setconfig
+SELECT coalesce(d.datname, ''), split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1)
   FROM pg_catalog.pg_db_role_setting s
   JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-  LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+  LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase,
+       unnest(s.setconfig) AS entry
  WHERE r.rolname = %s
 """
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Setting:
+    """The columns of `_SETTINGS`. The database is "" where it holds in all."""
+
+    database: str
+    key: str
+    value: str
+
+
+def _exchange_settings(
+    name: sql.Identifier, present: list[_Setting], wanted: list[_Setting]
+) -> list[sql.Composable]:
+    """Return what takes *name*'s present settings away and gives it the wanted ones."""
+    from psycopg import sql
+
+    places = {"": sql.SQL("")} | {
+        each.database: sql.SQL(" IN DATABASE {}").format(sql.Identifier(each.database))
+        for each in (*present, *wanted)
+        if each.database
+    }
+    steps: list[sql.Composable] = [
+        sql.SQL("ALTER ROLE {}{} RESET ALL").format(name, place) for place in places.values()
+    ]
+    for each in wanted:
+        # FROM CURRENT, because a list (search_path) is stored in a form no literal can express.
+        steps += [
+            sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(each.key, each.value),
+            sql.SQL("ALTER ROLE {}{} SET {} FROM CURRENT").format(
+                name, places[each.database], sql.Identifier(*each.key.split("."))
+            ),
+        ]
+    return steps
 
 
 @dataclass(frozen=True, slots=True)

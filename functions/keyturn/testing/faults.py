@@ -1,0 +1,149 @@
+"""Faults at the wire: a TCP proxy that counts exchanges and breaks them where a test says.
+
+An *exchange* is what a client sends until the server's first answer. Over HTTP that is one call of
+an API; over a database's protocol one round trip, the login's included. It can be broken before
+the server sees it (no effect), or after the server has answered (the effect, and a lost reply).
+
+The code under test knows nothing of it: it is given the proxy's port.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 65_536
+
+
+class Moment(Enum):
+    """Where in an exchange."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class Verdict(Enum):
+    """What becomes of an exchange."""
+
+    PASS = "pass"  # noqa: S105  # not a password
+    CUT = "cut"
+
+
+Interrupt = Callable[[int, Moment], Verdict]
+"""Gets the number of an exchange, from 1, and the moment. May also kill whoever waits for it."""
+
+
+def let_pass(number: int, moment: Moment) -> Verdict:
+    """Interrupt nothing."""
+    del number, moment
+    return Verdict.PASS
+
+
+class Proxy:
+    """Forwards one loopback port to another.
+
+    Args:
+        upstream_port: Where the server listens on 127.0.0.1.
+        interrupt: Asked at each moment of each exchange; it may be replaced at any time.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, upstream_port: int, interrupt: Interrupt = let_pass) -> None:
+        self.interrupt = interrupt
+        self.exchanges = 0
+        self._upstream_port = upstream_port
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._is_down = False
+        self._listener = socket.create_server((self.host, 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._cut_all()
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Cut every connection, and every new one, until the block ends."""
+        self._is_down = True
+        self._cut_all()
+        try:
+            yield
+        finally:
+            self._is_down = False
+
+    def reset(self, interrupt: Interrupt = let_pass) -> None:
+        """Count from 1 again, with another interrupt."""
+        with self._lock:
+            self.exchanges = 0
+            self.interrupt = interrupt
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._is_down:
+                client.close()
+                continue
+            threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with ExitStack() as stack, suppress(OSError):
+            stack.enter_context(client)
+            server = socket.create_connection((self.host, self._upstream_port))
+            stack.enter_context(server)
+            pair = {client, server}
+            self._open |= pair
+            stack.callback(self._open.difference_update, pair)
+            self._pump(client, server)
+
+    def _pump(self, client: socket.socket, server: socket.socket) -> None:
+        """Forward both ways until one side ends or an exchange is cut."""
+        awaits_answer, number = False, 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ)
+            selector.register(server, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    from_client = key.fileobj is client
+                    data = (client if from_client else server).recv(CHUNK_BYTES)
+                    if not data:
+                        return
+                    if from_client and not awaits_answer:
+                        number = self._next()
+                    if from_client is not awaits_answer:
+                        moment = Moment.BEFORE if from_client else Moment.AFTER
+                        awaits_answer = from_client
+                        if self.interrupt(number, moment) is Verdict.CUT:
+                            return
+                    (server if from_client else client).sendall(data)
+
+    def _next(self) -> int:
+        with self._lock:
+            self.exchanges += 1
+            return self.exchanges
+
+    def _cut_all(self) -> None:
+        for line in list(self._open):
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)

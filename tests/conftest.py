@@ -1,0 +1,56 @@
+"""Servers and clouds for the tests. Each is started here, on loopback, and stopped here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from keyturn.local.postgres import Postgres, find_system, system
+
+REQUIRE_SERVERS = os.environ.get("KEYTURN_REQUIRE_SERVERS") == "1"
+
+
+def need(*, present: bool, what: str, install: str) -> None:
+    """Skip with a line that says what to install; where servers are required, fail."""
+    if present:
+        return
+    message = f"needs {what}: {install}"
+    if REQUIRE_SERVERS:
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the cloud, the database or the settings of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "KEYTURN_", "PG")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL from the wheel: no TLS."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def system_postgres() -> Iterator[Postgres]:
+    """Debian's PostgreSQL: with TLS and extensions, and a log of every statement."""
+    need(present=find_system() is not None, what="PostgreSQL", install="apt install postgresql")
+    with Postgres(
+        binaries=system(),
+        settings={
+            "log_statement": "all",
+            "shared_preload_libraries": "pg_stat_statements",
+            "pg_stat_statements.track_utility": "on",
+        },
+    ) as server:
+        yield server

@@ -1,0 +1,68 @@
+"""Logins on a test server: names nobody else uses, and credentials for them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+
+import psycopg
+from psycopg import sql
+
+from keyturn.local.postgres import Postgres
+from keyturn.model import Credential, Sensitive, Surroundings
+
+_numbers = itertools.count(1)
+
+
+def unused_name(stem: str) -> str:
+    """Return a role name that no other test of this run takes."""
+    return f"{stem}_{os.getpid()}_{next(_numbers)}"
+
+
+def plenty_of_time() -> Surroundings:
+    return Surroundings(remaining_s=lambda: 60.0)
+
+
+def execute(server: Postgres, statement: str, *names: str, dbname: str = "postgres") -> None:
+    """Run one statement as the superuser, with identifiers filled in."""
+    with psycopg.connect(**server.superuser(dbname), autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def rows(
+    server: Postgres, query: str, *values: str, dbname: str = "postgres"
+) -> list[tuple[object, ...]]:
+    """Ask as the superuser."""
+    with psycopg.connect(**server.superuser(dbname)) as connection:
+        return connection.execute(query.encode(), values).fetchall()
+
+
+def make_login(server: Postgres, name: str, password: str) -> None:
+    """Create a login."""
+    with psycopg.connect(**server.superuser(), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), password)
+        )
+
+
+def make_admin(server: Postgres, name: str, password: str, *owned: str) -> None:
+    """Create an admin as managed databases have them: CREATEROLE, no superuser."""
+    make_login(server, name, password)
+    execute(server, "ALTER ROLE {} CREATEROLE", name)
+    for role in owned:
+        execute(server, "GRANT {} TO {} WITH ADMIN OPTION", role, name)
+
+
+def credential(
+    server: Postgres, name: str, password: str, *, port: int | None = None
+) -> Credential:
+    fields: dict[str, object] = {
+        "engine": "postgres",
+        "host": server.host,
+        "port": port or server.port,
+        "dbname": "postgres",
+        "ssl": False,
+    }
+    text = json.dumps({**fields, "username": name, "password": password})
+    return Credential(name, Sensitive(password), fields, Sensitive(text))
