@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres, find_system, system
 
 REQUIRE_SERVERS = os.environ.get("KEYTURN_REQUIRE_SERVERS") == "1"
@@ -54,3 +55,10 @@ def system_postgres() -> Iterator[Postgres]:
         },
     ) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[LocalAws]:
+    """A faithful AWS on moto."""
+    with LocalAws(region="eu-west-1") as running:
+        yield running

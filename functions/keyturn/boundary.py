@@ -207,7 +207,8 @@ _NOT_SENT: dict[str, _Verdict] = {
 
 def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
     kind, remedy = _NOT_SENT.get(name, _UNREACHABLE)
-    return kind(f"{ref}: {what}: no answer ({name})", remedy=remedy)
+    fact = "was not sent" if name in _NOT_SENT else "got no answer"
+    return kind(f"{ref}: {what} {fact} ({name})", remedy=remedy)
 
 
 # ---------------------------------------------------------------------------- logs

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import logging
 import string
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
 import pytest
 
-from keyturn.errors import Busy, KeyturnError, LockedOut, NeedsHuman, Unreachable
-from keyturn.model import Credential, RotationId, Sensitive, Version
-from keyturn.ports import Target
+from keyturn.boundary import quiet_sdk_loggers
+from keyturn.errors import (
+    Busy,
+    KeyturnError,
+    LockedOut,
+    Misconfigured,
+    NeedsHuman,
+    Unreachable,
+)
+from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
+from keyturn.ports import SecretStore, Target
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
@@ -189,3 +197,232 @@ def _everything_said(error: BaseException | None) -> list[str]:
         said += [str(error), repr(error), repr(vars(error))]
         error = error.__cause__ or error.__context__
     return said
+
+
+# ---------------------------------------------------------------------------- stores
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A store under contract, with one secret in it.
+
+    Attributes:
+        store: The store itself.
+        ref: The secret. Its first value is `FIRST`.
+        begin: Does what the platform does before it calls anybody with a rotation id.
+        abandon: Does what an operator does who cancels a rotation.
+        readers_get: What readers get now, as the store's own API serves it: the raw text.
+        labels: Which version each label names, as the store's own API tells it.
+        outage: While it is entered, the store gives no answer.
+        lose_reply: While it is entered, the next call takes effect, and its reply is lost.
+    """
+
+    store: SecretStore
+    ref: SecretRef
+    begin: Callable[[RotationId], None]
+    abandon: Callable[[], None]
+    readers_get: Callable[[], str]
+    labels: Callable[[], Mapping[str, str]]
+    outage: Callable[[], AbstractContextManager[None]]
+    lose_reply: Callable[[], AbstractContextManager[None]]
+
+
+FIRST = (
+    '{ "engine":"postgres",\t"username" : "app", "big": 12345678901234567890123, "n": 1.10,\n'
+    ' "password":"Canary7-first", "x": {"b": [1, 2], "a": "\\u00e9\\ud83d\\ude00"}, "é": "ü" }\n'
+)
+"""A value as people write them: nothing in it may change but the two members that are rotated."""
+
+
+def rotation_id(name: str) -> RotationId:
+    """Return an id that every platform's rules for them allow."""
+    return RotationId(f"{name:-<32}")
+
+
+class StoreContract:
+    """A subclass provides the fixture *shelf*. Laws look at raw labels, not at our view of them."""
+
+    def test_a_begun_rotation_is_seen(self, shelf: Shelf) -> None:
+        """Snapshot names current and pending; there is no value yet."""
+        shelf.begin(rotation_id("a"))
+
+        snapshot = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+
+        assert snapshot.current == shelf.store.current(shelf.ref).rotation_id
+        assert snapshot.pending in {None, rotation_id("a")}
+        assert shelf.store.staged(shelf.ref, rotation_id("a")) is None
+
+    def test_current_is_what_readers_get(self, shelf: Shelf) -> None:
+        """Ours and theirs are one value."""
+        assert shelf.store.current(shelf.ref).credential.document == Sensitive(FIRST)
+        assert shelf.readers_get() == FIRST
+
+    def test_a_staged_value_is_kept_and_readers_do_not_see_it(self, shelf: Shelf) -> None:
+        """The write-ahead log is not served."""
+        self._stage(shelf, "a", "made")
+
+        staged = shelf.store.staged(shelf.ref, rotation_id("a"))
+
+        assert staged is not None
+        assert staged.rotation_id == rotation_id("a")
+        assert staged.credential.secret == Sensitive(f"{CANARY}made")
+        assert shelf.readers_get() == FIRST
+
+    def test_what_was_staged_first_stays(self, shelf: Shelf) -> None:
+        """A target may know the first value: a second try must not replace it."""
+        self._stage(shelf, "a", "made")
+        self._stage(shelf, "a", "other")
+
+        staged = shelf.store.staged(shelf.ref, rotation_id("a"))
+
+        assert staged is not None
+        assert staged.credential.secret == Sensitive(f"{CANARY}made")
+
+    def test_a_lost_reply_to_stage_loses_nothing(self, shelf: Shelf) -> None:
+        """The next try finds what the first one stored."""
+        shelf.begin(rotation_id("a"))
+        following = self._following(shelf, "made")
+        with shelf.lose_reply(), suppress(Unreachable):
+            shelf.store.stage(shelf.ref, rotation_id("a"), following)
+
+        shelf.store.stage(shelf.ref, rotation_id("a"), self._following(shelf, "other"))
+
+        staged = shelf.store.staged(shelf.ref, rotation_id("a"))
+        assert staged is not None
+        assert staged.credential.secret == following.secret
+
+    def test_promotion_moves_every_slot_and_nothing_else_in_the_value(self, shelf: Shelf) -> None:
+        """Current, previous, and not a byte beside the two members."""
+        first = shelf.store.current(shelf.ref).rotation_id
+        self._stage(shelf, "a", "made")
+
+        self._promote(shelf, "a")
+
+        assert shelf.readers_get() == FIRST.replace(f"{CANARY}first", f"{CANARY}made")
+        labels = shelf.labels()
+        assert labels["current"] == rotation_id("a")
+        assert labels["previous"] == first
+        assert labels.get("pending") in {None, rotation_id("a")}
+        after = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        assert (after.current, after.pending) == (rotation_id("a"), None)
+
+    def test_promotion_may_be_repeated(self, shelf: Shelf) -> None:
+        """With the old snapshot and with a new one."""
+        self._stage(shelf, "a", "made")
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        self._promote(shelf, "a")
+        before = shelf.labels()
+
+        shelf.store.promote(shelf.ref, rotation_id("a"), seen)
+        self._promote(shelf, "a")
+
+        assert shelf.labels() == before
+
+    def test_a_lost_reply_to_promote_is_no_failure(self, shelf: Shelf) -> None:
+        """An SDK repeats the call, the service refuses that; it was done all the same."""
+        self._stage(shelf, "a", "made")
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        with shelf.lose_reply(), suppress(Unreachable):
+            shelf.store.promote(shelf.ref, rotation_id("a"), seen)
+
+        self._promote(shelf, "a")
+
+        assert shelf.labels()["current"] == rotation_id("a")
+
+    def test_promotion_is_a_compare_and_set(self, shelf: Shelf) -> None:
+        """Whoever decided from an old snapshot changes nothing."""
+        self._stage(shelf, "a", "made")
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        self._promote(shelf, "a")
+        self._stage(shelf, "b", "newer")
+        before = shelf.labels()
+
+        with pytest.raises(Busy):
+            shelf.store.promote(shelf.ref, rotation_id("b"), seen)
+
+        assert shelf.labels() == before
+
+    def test_a_rotation_that_is_over_is_refused(self, shelf: Shelf) -> None:
+        """Late events of an old rotation see that they are late."""
+        for name in ("a", "b", "c"):
+            self._stage(shelf, name, name)
+            self._promote(shelf, name)
+        before = shelf.labels()
+
+        for ask in (shelf.store.snapshot, shelf.store.staged):
+            with pytest.raises(Busy):
+                ask(shelf.ref, rotation_id("a"))
+
+        assert shelf.labels() == before
+
+    def test_every_version_is_kept_newest_first(self, shelf: Shelf) -> None:
+        """Among them one that a cancelled rotation left in no slot."""
+        self._stage(shelf, "a", "abandoned")
+        shelf.abandon()
+        self._stage(shelf, "b", "made")
+
+        kept = [version.credential.secret for version in shelf.store.kept(shelf.ref)]
+
+        wanted = [f"{CANARY}made", f"{CANARY}abandoned", f"{CANARY}first"]
+        assert kept == [Sensitive(text) for text in wanted]
+
+    def test_no_answer_is_unreachable(self, shelf: Shelf) -> None:
+        """Reads and writes alike."""
+        self._stage(shelf, "a", "made")
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        following = self._following(shelf, "other")
+
+        with shelf.outage():
+            for call in (
+                lambda: shelf.store.snapshot(shelf.ref, rotation_id("a")),
+                lambda: shelf.store.current(shelf.ref),
+                lambda: shelf.store.staged(shelf.ref, rotation_id("a")),
+                lambda: list(shelf.store.kept(shelf.ref)),
+                lambda: shelf.store.stage(shelf.ref, rotation_id("a"), following),
+                lambda: shelf.store.promote(shelf.ref, rotation_id("a"), seen),
+            ):
+                with pytest.raises(Unreachable):
+                    call()
+
+    def test_a_value_that_is_too_large_is_refused_before_it_is_written(self, shelf: Shelf) -> None:
+        """The message names the limit."""
+        shelf.begin(rotation_id("a"))
+        before = shelf.labels()
+        huge = replace(self._following(shelf, "x"), secret=Sensitive(CANARY + "x" * 70_000))
+
+        with pytest.raises(Misconfigured, match=r"[0-9] bytes"):
+            shelf.store.stage(shelf.ref, rotation_id("a"), huge)
+
+        assert shelf.labels() == before
+        assert shelf.store.staged(shelf.ref, rotation_id("a")) is None
+
+    def test_the_store_leaks_nothing(self, shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+        """With every logger at DEBUG but the SDK's, which the entry points hold at WARNING."""
+        quiet_sdk_loggers()
+        caplog.set_level(logging.DEBUG)
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+        shown = [repr(found) for found in shelf.store.kept(shelf.ref)]
+        with shelf.outage():
+            try:
+                shelf.store.stage(shelf.ref, rotation_id("a"), self._offline("other"))
+            except KeyturnError as error:
+                shown += _everything_said(error)
+
+        assert CANARY not in caplog.text
+        assert not [text for text in shown if CANARY in text]
+
+    def _stage(self, shelf: Shelf, name: str, secret: str) -> None:
+        shelf.begin(rotation_id(name))
+        shelf.store.stage(shelf.ref, rotation_id(name), self._following(shelf, secret))
+
+    def _following(self, shelf: Shelf, secret: str) -> Credential:
+        current = shelf.store.current(shelf.ref).credential
+        return replace(current, secret=Sensitive(CANARY + secret))
+
+    def _offline(self, secret: str) -> Credential:
+        return Credential("app", Sensitive(CANARY + secret), {}, Sensitive(FIRST))
+
+    def _promote(self, shelf: Shelf, name: str) -> None:
+        seen = shelf.store.snapshot(shelf.ref, rotation_id(name))
+        shelf.store.promote(shelf.ref, rotation_id(name), seen)
