@@ -29,8 +29,8 @@ class RotationEvent:
     """What Secrets Manager asks of a rotation function.
 
     Attributes:
-        rotation_token: Present when Secrets Manager assumed a role to call us; it must then go
-            with every write (PutSecretValue, UpdateSecretVersionStage). Secret.
+        rotation_token: Present when the function works under an assumed role, as across
+            accounts; PutSecretValue must then pass it on. Secret.
     """
 
     ref: SecretRef
@@ -52,7 +52,7 @@ _SECRET_ARN = re.compile(
     r"(?P<name>[A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}"
 )
 _TOKEN = re.compile(r"[A-Za-z0-9-]{32,64}")  # API_RotateSecret: 32 to 64 characters
-_TOKEN_MAX_CHARACTERS = 2048
+_ROTATION_TOKEN = re.compile(r"[A-Za-z0-9-]{36,256}")  # API_PutSecretValue, RotationToken
 
 
 def rotation_event(event: object) -> RotationEvent:
@@ -89,8 +89,8 @@ def _rotation_token(event: Mapping[str, object]) -> Sensitive | None:
     token = event.get("RotationToken")
     if token is None:
         return None
-    if not isinstance(token, str) or not 0 < len(token) <= _TOKEN_MAX_CHARACTERS:
-        _refuse_event("has a RotationToken that is not a short string")
+    if not isinstance(token, str) or not _ROTATION_TOKEN.fullmatch(token):
+        _refuse_event("has a RotationToken that is not 36 to 256 letters, digits and hyphens")
     return Sensitive(token)
 
 

@@ -56,7 +56,8 @@ class SecretsManager:
 
     Args:
         client: A boto3 client, with time-outs.
-        rotation_token: From the event, if it had one; goes with every write.
+        rotation_token: From the event, if it had one. It goes with PutSecretValue, the only
+            action whose model takes one.
         members: What the stored documents call principal and secret.
     """
 
@@ -164,7 +165,6 @@ class SecretsManager:
                     VersionStage=CURRENT,
                     MoveToVersionId=rotation_id,
                     RemoveFromVersionId=seen.current or "",
-                    **self._token(),
                 ),
             )
         except KeyturnError as error:
