@@ -119,7 +119,7 @@ class TestSecretsManager(StoreContract):
 # ---------------------------------------------------------------------------- only here
 
 
-def test_the_rotation_token_goes_with_every_write_and_no_read(room: Callable[..., Room]) -> None:
+def test_the_rotation_token_goes_where_the_api_takes_one(room: Callable[..., Room]) -> None:
     """Cross-account rotation is refused without it; none of the official templates passes it."""
     one, token = room(), "Canary7-token".ljust(36, "-")
     store = SecretsManager(one.client, rotation_token=Sensitive(token))
@@ -134,26 +134,18 @@ def test_the_rotation_token_goes_with_every_write_and_no_read(room: Callable[...
     store.promote(one.ref, rotation_id("a"), store.snapshot(one.ref, rotation_id("a")))
 
     with_token = {name for name, value in sent.items() if value == token}
-    assert with_token == {"PutSecretValue", "UpdateSecretVersionStage"}
+    assert with_token == {"PutSecretValue"}
     assert sent.keys() > with_token
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        "",
-        "null",
-        "3",
-        "[]",
-        '"x"',
-        "\ufeff{}",
-        "{",
-        "{}",
+        *["", "null", "3", "[]", '"x"', "\ufeff{}", "{", "{}", "[" * 10_000, '{"a":' * 10_000],
         '{"username": 1, "password": "x"}',
         '{"username": "a", "username": "b", "password": "x"}',
-        "[" * 10000,
-        '{"a":' * 10000,
     ],
+    ids=lambda value: value[:12],
 )
 def test_a_value_that_is_no_credential_is_misconfigured(
     room: Callable[..., Room], value: str

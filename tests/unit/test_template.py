@@ -1,0 +1,375 @@
+"""infra/template.yaml, transformed as the service does it, says what it must, and no more."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+
+from keyturn.stores import secrets_manager
+from keyturn.targets import postgres
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "infra" / "template.yaml"
+FUNCTION_ARN = (
+    "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}"
+    ":function:${AWS::StackName}-rotate-postgres"
+)
+RUNTIME_ACTIONS = {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"}
+"""What a function needs to be a Lambda function; no adapter asks for it."""
+
+
+class _NoManagedPolicies:
+    def load(self) -> dict[str, str]:
+        return {}
+
+
+@cache
+def _transformed() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
+    function = parsed["Resources"]["RotatePostgres"]["Properties"]
+    function["CodeUri"] = {"Bucket": "b", "Key": "k"}  # as `sam package` leaves it
+    transformed: dict[str, Any] = transform(parsed, {}, _NoManagedPolicies())
+    return transformed
+
+
+@pytest.fixture
+def template() -> dict[str, Any]:
+    return _transformed()
+
+
+@pytest.fixture
+def resources(template: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = template["Resources"]
+    return found
+
+
+@pytest.fixture
+def function(resources: dict[str, Any]) -> dict[str, Any]:
+    properties: dict[str, Any] = resources["RotatePostgres"]["Properties"]
+    return properties
+
+
+# ---------------------------------------------------------------------------- what it may do
+
+
+def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any]) -> None:
+    declared = {*secrets_manager.PERMISSIONS, *postgres.PERMISSIONS}
+
+    granted = {
+        action
+        for statement in _allowed(resources)
+        for action in _list(statement["Action"])
+        if not action.startswith("ec2:")  # Lambda's own, when there is a VPC
+    }
+
+    assert granted - RUNTIME_ACTIONS == declared
+
+
+def test_the_secret_grants_all_of_it_and_only_to_its_own_rotation_function(
+    resources: dict[str, Any],
+) -> None:
+    [statement] = _about(resources, {"Ref": "Secret"})
+
+    assert set(statement["Action"]) == {
+        action for action in secrets_manager.PERMISSIONS if action.startswith("secretsmanager:")
+    }
+    assert statement["Condition"] == {
+        "StringEquals": {
+            "secretsmanager:resource/AllowRotationLambdaArn": {"Fn::Sub": FUNCTION_ARN}
+        }
+    }
+
+
+def test_the_admin_secret_can_only_be_read(resources: dict[str, Any]) -> None:
+    [statement] = _about(resources, {"Ref": "AdminSecret"})
+
+    assert _list(statement["Action"]) == ["secretsmanager:GetSecretValue"]
+
+
+def test_the_key_serves_these_two_secrets_through_secrets_manager_only(
+    resources: dict[str, Any],
+) -> None:
+    statements = _about(resources, {"Fn::GetAtt": ["Key", "Arn"]})
+
+    seen = {}
+    for statement in statements:
+        condition = statement["Condition"]["StringEquals"]
+        assert condition["kms:ViaService"]["Fn::Sub"].startswith("secretsmanager.${AWS::Region}.")
+        seen[condition["kms:EncryptionContext:SecretARN"]["Ref"]] = _list(statement["Action"])
+    assert seen == {
+        "Secret": ["kms:Decrypt", "kms:GenerateDataKey"],
+        "AdminSecret": ["kms:Decrypt"],
+    }
+
+
+def test_no_action_is_a_wildcard_and_no_resource_but_the_vpcs(resources: dict[str, Any]) -> None:
+    for statement in _statements(resources):
+        actions = _list(statement["Action"])
+        assert not [action for action in actions if "*" in action]
+        if statement["Resource"] == "*":
+            assert all(action.startswith("ec2:") for action in actions)
+
+
+def test_the_functions_code_may_not_use_what_lambda_needs_for_the_vpc(
+    resources: dict[str, Any],
+) -> None:
+    allow, deny = resources["RotatePostgresEntersVpc"]["Properties"]["PolicyDocument"]["Statement"]
+
+    assert (allow["Effect"], deny["Effect"]) == ("Allow", "Deny")
+    assert deny["Action"] == allow["Action"]
+    assert deny["Condition"] == {
+        "ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": FUNCTION_ARN}}
+    }
+
+
+def test_only_this_accounts_secrets_manager_may_call_it(resources: dict[str, Any]) -> None:
+    permissions = [
+        each["Properties"]
+        for each in resources.values()
+        if each["Type"] == "AWS::Lambda::Permission"
+    ]
+
+    assert permissions == [
+        {
+            "FunctionName": {"Ref": "RotatePostgres"},
+            "Action": "lambda:InvokeFunction",
+            "Principal": "secretsmanager.amazonaws.com",
+            "SourceAccount": {"Ref": "AWS::AccountId"},
+        }
+    ]
+
+
+def test_other_services_may_use_the_key_for_the_alerts_only(resources: dict[str, Any]) -> None:
+    policy = resources["Key"]["Properties"]["KeyPolicy"]["Statement"]
+
+    [services] = [each for each in policy if "Service" in each["Principal"]]
+
+    assert set(services["Condition"]["StringEquals"]) == {"kms:EncryptionContext:aws:sns:topicArn"}
+    [anybody] = [each for each in policy if each["Principal"] == {"AWS": "*"}]
+    assert set(anybody["Condition"]["StringEquals"]) == {"kms:CallerAccount", "kms:ViaService"}
+
+
+# ---------------------------------------------------------------------------- the secrets
+
+
+def test_no_password_is_in_the_template_or_its_parameters(template: dict[str, Any]) -> None:
+    for name, secret in _of_type(template["Resources"], "AWS::SecretsManager::Secret"):
+        assert "SecretString" not in secret, name
+        assert secret["GenerateSecretString"]["GenerateStringKey"] == "password", name
+    assert not [name for name in template["Parameters"] if "password" in name.lower()]
+    assert not [name for name in template["Outputs"] if "password" in name.lower()]
+    assert "resolve:secretsmanager" not in TEMPLATE.read_text()
+
+
+@pytest.mark.parametrize("ssl", ["true", "false"])
+def test_the_secrets_values_have_the_documented_format(resources: dict[str, Any], ssl: str) -> None:
+    secret = resources["Secret"]["Properties"]["GenerateSecretString"]["SecretStringTemplate"]
+    admin = resources["AdminSecret"]["Properties"]["GenerateSecretString"]["SecretStringTemplate"]
+    _, alternating, single = secret["Fn::If"]
+    common = {
+        "engine": "postgres",
+        "host": "db.example.com",
+        "port": 5432,
+        "dbname": "orders",
+        "ssl": ssl == "true",
+    }
+
+    assert secret["Fn::If"][0] == "HasAdmin"
+    assert _filled(alternating, ssl) == {**common, "username": "app", "masterarn": "arn:admin"}
+    assert _filled(single, ssl) == {**common, "username": "app"}
+    assert _filled(admin, ssl) == {**common, "username": "postgres"}
+
+
+def test_what_would_lock_people_out_if_it_went_is_retained(resources: dict[str, Any]) -> None:
+    for name in ("Key", "Secret", "AdminSecret"):
+        assert resources[name]["DeletionPolicy"].startswith("Retain"), name
+        assert resources[name]["UpdateReplacePolicy"] == "Retain", name
+
+
+def test_the_stack_policy_names_what_is_there(resources: dict[str, Any]) -> None:
+    """CloudFormation ignores a statement about a resource that does not exist."""
+    policy = json.loads((ROOT / "infra" / "stack-policy.json").read_text())
+
+    named = {
+        resource.removeprefix("LogicalResourceId/")
+        for statement in policy["Statement"]
+        if statement["Effect"] == "Deny"
+        for resource in _list(statement["Resource"])
+    }
+
+    assert named == {"Secret", "AdminSecret", "Key"}
+    assert named <= resources.keys()
+
+
+# ---------------------------------------------------------------------------- the function
+
+
+def test_the_function_knows_which_secrets_it_may_touch(function: dict[str, Any]) -> None:
+    variables = function["Environment"]["Variables"]
+
+    assert variables["KEYTURN_SECRETS"] == {"Ref": "Secret"}
+    assert variables["KEYTURN_ADMIN_SECRETS"]["Fn::If"][:2] == ["HasAdmin", {"Ref": "AdminSecret"}]
+    assert set(variables) == {
+        "KEYTURN_ADMIN_SECRETS",
+        "KEYTURN_CA_FILE",
+        "KEYTURN_PLAINTEXT_HOSTS",
+        "KEYTURN_SECRETS",
+        "POWERTOOLS_METRICS_NAMESPACE",
+        "POWERTOOLS_SERVICE_NAME",
+    }
+
+
+def test_every_variable_is_documented() -> None:
+    """The function refuses a KEYTURN_ variable that it does not know, so the list is short."""
+    known = set(re.findall(r"KEYTURN_[A-Z_]+", (ROOT / "functions/aws/rotate.py").read_text()))
+
+    documented = set(re.findall(r"`(KEYTURN_[A-Z_]+)`", (ROOT / "docs/deploy.md").read_text()))
+
+    assert documented == known
+
+
+def test_every_parameter_is_documented(template: dict[str, Any]) -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+
+    assert sorted(documented) == sorted(template["Parameters"])
+
+
+def test_the_handler_is_where_the_template_says(function: dict[str, Any]) -> None:
+    module, _, name = function["Handler"].rpartition(".")
+    source = ROOT / "functions" / f"{module.replace('.', '/')}.py"
+
+    assert f"def {name}(" in source.read_text()
+
+
+def test_the_function_has_time_and_memory_for_a_step(function: dict[str, Any]) -> None:
+    assert function["Timeout"] >= 60
+    assert function["MemorySize"] >= 512
+
+
+def test_the_names_that_conditions_repeat_are_the_ones_given(resources: dict[str, Any]) -> None:
+    name = resources["RotatePostgres"]["Properties"]["FunctionName"]["Fn::Sub"]
+    topic = resources["Alerts"]["Properties"]["TopicName"]["Fn::Sub"]
+
+    assert FUNCTION_ARN.endswith(f":function:{name}")
+    assert f":{topic}" in json.dumps(resources["Key"])
+
+
+def test_tracing_is_off_because_it_records_the_text_of_exceptions(function: dict[str, Any]) -> None:
+    assert "TracingConfig" not in function
+
+
+def test_logs_are_json_in_a_group_that_forgets(
+    resources: dict[str, Any], function: dict[str, Any]
+) -> None:
+    assert function["LoggingConfig"]["LogFormat"] == "JSON"
+    assert function["LoggingConfig"]["LogGroup"] == {"Ref": "RotatePostgresLogs"}
+    assert resources["RotatePostgresLogs"]["Properties"]["RetentionInDays"] == {
+        "Ref": "LogRetentionDays"
+    }
+
+
+# ---------------------------------------------------------------------------- when, and who hears
+
+
+def test_deploying_rotates_nothing_unless_asked(template: dict[str, Any]) -> None:
+    schedule = template["Resources"]["Schedule"]["Properties"]
+
+    assert schedule["RotateImmediatelyOnUpdate"] == {"Ref": "RotateImmediately"}
+    assert template["Parameters"]["RotateImmediately"]["Default"] == "false"
+
+
+def test_every_alarm_reaches_the_topic(resources: dict[str, Any]) -> None:
+    alarms = dict(_of_type(resources, "AWS::CloudWatch::Alarm"))
+
+    assert {alarm["MetricName"] for alarm in alarms.values()} == {
+        "ApproximateNumberOfMessagesVisible",
+        "Errors",
+        "Throttles",
+    }
+    for name, alarm in alarms.items():
+        assert alarm["AlarmActions"] == [{"Ref": "Alerts"}], name
+        assert alarm["TreatMissingData"] == "notBreaching", name
+
+
+def test_a_failed_or_abandoned_rotation_of_this_secret_reaches_the_topic(
+    resources: dict[str, Any],
+) -> None:
+    rule = resources["RotationTrouble"]["Properties"]
+
+    detail = rule["EventPattern"]["detail"]
+
+    assert detail["eventName"] == ["RotationFailed", "RotationAbandoned"]
+    assert {"Ref": "Secret"} in detail["additionalEventData"]["SecretId"]
+    assert [target["Arn"] for target in rule["Targets"]] == [{"Ref": "Alerts"}]
+
+
+def test_topic_and_queue_are_encrypted(resources: dict[str, Any]) -> None:
+    queue = resources["Dlq"]["Properties"]
+
+    assert resources["Alerts"]["Properties"]["KmsMasterKeyId"] == {"Fn::GetAtt": ["Key", "Arn"]}
+    assert queue["SqsManagedSseEnabled"] is True
+    assert queue["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    lint = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), TEMPLATE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (lint.stdout, lint.returncode) == ("", 0), lint.stderr
+
+
+# ---------------------------------------------------------------------------- reading it
+
+
+def _statements(resources: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every statement of the function's role."""
+    for _, role in _of_type(resources, "AWS::IAM::Role"):
+        assert "ManagedPolicyArns" not in role
+        for policy in role["Policies"]:
+            yield from policy["PolicyDocument"]["Statement"]
+    for _, policy in _of_type(resources, "AWS::IAM::Policy"):
+        yield from policy["PolicyDocument"]["Statement"]
+
+
+def _allowed(resources: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in _statements(resources) if each["Effect"] == "Allow"]
+
+
+def _about(resources: dict[str, Any], resource: object) -> list[dict[str, Any]]:
+    return [each for each in _allowed(resources) if each["Resource"] == resource]
+
+
+def _of_type(resources: dict[str, Any], kind: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, each["Properties"]) for name, each in resources.items() if each["Type"] == kind]
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _filled(sub: dict[str, str], ssl: str) -> object:
+    values = {
+        "AdminSecret": "arn:admin",
+        "AdminUser": "postgres",
+        "DatabaseHost": "db.example.com",
+        "DatabaseName": "orders",
+        "DatabasePort": "5432",
+        "DatabaseSsl": ssl,
+        "DatabaseUser": "app",
+    }
+    return json.loads(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], sub["Fn::Sub"]))
