@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -33,6 +34,14 @@ def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def _logger_of_a_cold_start() -> None:
+    """Powertools ties its handler to the first call's standard output; here each has its own."""
+    logger = logging.getLogger("keyturn")
+    logger.handlers.clear()
+    vars(logger).pop("init", None)
 
 
 @pytest.fixture(scope="session")

@@ -118,17 +118,17 @@ _UNREACHABLE: _Verdict = (
     "Check the function's network path and the service.",
 )
 _DENIED: _Verdict = (Denied, "Grant the function's role what the adapter lists in PERMISSIONS.")
-_KEY: _Verdict = (Denied, "Enable the secret's KMS key and let the function's role use it.")
+_NO_KEY: _Verdict = (Denied, "Enable the secret's KMS key and let the function's role use it.")
 _GONE: _Verdict = (Misconfigured, "Check that the secret exists and is not being deleted.")
 _OUR_CALL: _Verdict = (Misconfigured, "Report this: the request was malformed.")
 
 _AWS_ERRORS: dict[str, _Verdict] = {
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,
-    "DecryptionFailure": _KEY,
-    "DecryptionFailureException": _KEY,
-    "EncryptionFailure": _KEY,
-    "EncryptionFailureException": _KEY,
+    "DecryptionFailure": _NO_KEY,
+    "DecryptionFailureException": _NO_KEY,
+    "EncryptionFailure": _NO_KEY,
+    "EncryptionFailureException": _NO_KEY,
     "ExpiredTokenException": _DENIED,
     "IncompleteSignature": _DENIED,
     "InternalServiceError": _UNREACHABLE,
@@ -214,13 +214,13 @@ def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
 # ---------------------------------------------------------------------------- logs
 
 _HIDDEN = "***"
+_KEY = r"[\w-]*(?:password|passwd|secretstring|secretbinary|secret_?access_?key|private_?key|token)"
 _SECRET_SHAPES = (
-    # "password": "..", SecretString='..', also with escaped quotes inside another JSON text
-    re.compile(
-        r"""(?ix) ( \\?["']? [\w-]* (?: password | passwd | secretstring | secretbinary
-        | secretaccesskey | rotationtoken | \bsecret | private_?key ) \\?["']? \s* [:=] \s* )
-        ( \\?"(?:[^"\\]|\\[^"])*\\?" | '[^']*' | [^\s,;}\]]+ )"""
-    ),
+    # {"password": ".."}, {'SecretString': '..'}, password=".."
+    re.compile(rf"""(?i)(["']?{_KEY}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""),
+    # the same inside a JSON text inside another: {\"password\": \"..\"}
+    re.compile(rf"""(?i)(\\+"{_KEY}\\+"\s*:\s*)(\\+".*?\\+")"""),
+    re.compile(rf"(?i)(\b{_KEY}\s*=\s*)([^\s\"',;&]+)"),  # password=.. in a connection string
     re.compile(r"(?i)(\bpassword\s+)('(?:[^']|'')*')"),  # SQL: PASSWORD '..'
     re.compile(r"(SCRAM-SHA-256\$)([\w$:+/=]+)"),  # a verifier
     re.compile(r"(://[^\s:/@]*:)([^\s@/]+)(?=@)"),  # user:password@host
@@ -247,10 +247,18 @@ class Scrubber(logging.Filter):
         return True
 
 
+_SDK_LOGGERS = ("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg")
+
+
 def quiet_sdk_loggers() -> None:
-    """Hold the SDKs at WARNING: at DEBUG they log requests and answers, secrets included."""
-    for name in ("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Hold the SDKs at WARNING: at DEBUG they log requests and answers, secrets included.
+
+    Their children too, whatever level somebody has given one of them.
+    """
+    known = [*logging.root.manager.loggerDict, *_SDK_LOGGERS]
+    for name in known:
+        if name.partition(".")[0] in _SDK_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def place_of(error: BaseException) -> str:

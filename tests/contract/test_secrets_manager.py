@@ -13,6 +13,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from clouds import begin_rotation
 from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.model import RotationId, SecretRef, Sensitive, Snapshot
@@ -45,16 +46,7 @@ class Room:
         self.store = SecretsManager(self.client)
 
     def begin(self, name: RotationId) -> None:
-        """Label a new, empty version, as the service does: only its own side can."""
-        from moto.core.models import DEFAULT_ACCOUNT_ID
-        from moto.secretsmanager.models import secretsmanager_backends
-
-        secret = secretsmanager_backends[DEFAULT_ACCOUNT_ID]["eu-west-1"].secrets[self.ref]
-        for version in secret.versions.values():
-            if "AWSPENDING" in version["version_stages"]:
-                version["version_stages"].remove("AWSPENDING")
-        blank = {"version_id": name, "version_stages": [], "createdate": 0}
-        secret.versions.setdefault(name, blank)["version_stages"].append("AWSPENDING")
+        begin_rotation(self.ref, name)
 
     def abandon(self) -> None:
         pending = self.labels()["pending"]

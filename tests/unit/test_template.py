@@ -239,7 +239,9 @@ def test_every_variable_is_documented() -> None:
 
 
 def test_every_parameter_is_documented(template: dict[str, Any]) -> None:
-    documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    documented = re.findall(
+        r"^\| `([A-Z][A-Za-z]+)` \|", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE
+    )
 
     assert sorted(documented) == sorted(template["Parameters"])
 

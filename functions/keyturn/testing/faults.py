@@ -51,6 +51,10 @@ class Proxy:
     Args:
         upstream_port: Where the server listens on 127.0.0.1.
         interrupt: Asked at each moment of each exchange; it may be replaced at any time.
+
+    Attributes:
+        exchanges: How many there were since the last `reset`.
+        connections: The same.
     """
 
     host = "127.0.0.1"
@@ -58,6 +62,7 @@ class Proxy:
     def __init__(self, upstream_port: int, interrupt: Interrupt = let_pass) -> None:
         self.interrupt = interrupt
         self.exchanges = 0
+        self.connections = 0
         self._upstream_port = upstream_port
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -93,7 +98,7 @@ class Proxy:
     def reset(self, interrupt: Interrupt = let_pass) -> None:
         """Count from 1 again, with another interrupt."""
         with self._lock:
-            self.exchanges = 0
+            self.exchanges = self.connections = 0
             self.interrupt = interrupt
 
     def _accept(self) -> None:
@@ -105,6 +110,7 @@ class Proxy:
             if self._is_down:
                 client.close()
                 continue
+            self.connections += 1
             threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
