@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -36,12 +37,13 @@ def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-@pytest.fixture(autouse=True)
-def _logger_of_a_cold_start() -> None:
-    """Powertools ties its handler to the first call's standard output; here each has its own."""
-    logger = logging.getLogger("keyturn")
-    logger.handlers.clear()
-    vars(logger).pop("init", None)
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Read what a function has printed. Powertools holds on to the first call's standard output."""
+    for handler in logging.getLogger("keyturn").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stdout)
+    return lambda: "".join(capsys.readouterr())
 
 
 @pytest.fixture(scope="session")
