@@ -42,7 +42,7 @@ def output(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     """Read what a function has printed. Powertools holds on to the first call's standard output."""
     for handler in logging.getLogger("keyturn").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stdout)
+            handler.stream = sys.stdout  # setStream would flush the closed one
     return lambda: "".join(capsys.readouterr())
 
 
