@@ -370,6 +370,7 @@ def test_a_value_of_65536_bytes_is_stored(store: SecretsManagerClient, secret: s
 @pytest.mark.parametrize("value", ["x" * 65_537, "é" * 32_769], ids=["ascii", "two bytes each"])
 def test_a_longer_value_is_refused(store: SecretsManagerClient, secret: str, value: str) -> None:
     calls: list[Callable[[], object]] = [
+        lambda: store.put_secret_value(SecretId=secret, SecretBinary=value.encode()),
         lambda: store.put_secret_value(SecretId=secret, SecretString=value),
         lambda: store.update_secret(SecretId=secret, SecretString=value),
         lambda: store.create_secret(Name="another", SecretString=value),
@@ -772,6 +773,32 @@ def test_a_value_put_by_hand_abandons_the_rotation(
     rotate(aws, secret, arn)  # nothing stands in the way of the next one
 
 
+def test_a_failed_rotations_pending_version_goes_when_a_value_is_put_by_hand(
+    aws: LocalAws, store: SecretsManagerClient, secret: str
+) -> None:
+    pending = rotate(aws, secret, function(aws, FAILS))
+    assert stages(store, secret)[pending] == {"AWSPENDING"}
+
+    store.put_secret_value(SecretId=secret, ClientRequestToken=TOKEN, SecretString="by hand")
+
+    assert pending not in stages(store, secret)
+
+
+def test_a_rotation_whose_function_is_deleted_fails(
+    aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
+) -> None:
+    read = listener(aws, ROTATION_EVENTS)
+    arn = function(aws, WAITS.replace("FOLDER", str(tmp_path)))
+    store.rotate_secret(SecretId=secret, RotationLambdaARN=arn)
+    until((tmp_path / "started").exists)
+
+    boto3.client("lambda", **aws.settings()).delete_function(FunctionName="rotate")
+    (tmp_path / "go").touch()
+
+    assert aws.settle()
+    assert names(read()) == ["RotationFailed", "RotationStarted"]
+
+
 def test_a_rotation_that_was_cancelled_goes_no_further(
     aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
 ) -> None:
@@ -1083,6 +1110,7 @@ def test_an_event_reaches_a_topic_in_the_words_of_its_rule(aws: LocalAws) -> Non
 
     events.put_events(Entries=[{"Source": "mine", "DetailType": "k", "Detail": '{"who": "me"}'}])
 
+    assert aws.settle()
     (message,) = queues.receive_message(QueueUrl=queue)["Messages"]
     assert json.loads(message["Body"])["Message"] == "it was me"
 

@@ -20,6 +20,8 @@ import psycopg
 import pytest
 
 from keyturn import cli
+from keyturn.errors import Misconfigured
+from keyturn.local.cloud import LocalCloud
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, "-c", "from keyturn.cli import main; main()"]
@@ -195,6 +197,23 @@ def test_a_template_that_is_not_there_is_two_lines_and_no_traceback() -> None:
         "Error: there is no no/such/template.yaml",
         "Give the path of a template.",
     ]
+
+
+def test_a_template_without_the_secret_is_refused_and_nothing_is_left_running(
+    tmp_path: Path,
+) -> None:
+    template = tmp_path / "template.yaml"
+    template.write_text("Resources: {Topic: {Type: AWS::SNS::Topic}}")
+    cloud = LocalCloud(template)
+
+    with pytest.raises(Misconfigured) as refused:
+        cloud.start()
+
+    assert "Secret" in str(refused.value)
+    with pytest.raises(Misconfigured):
+        _ = cloud.postgres.folder
+    with pytest.raises(Misconfigured):
+        _ = cloud.aws.endpoint_url
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:

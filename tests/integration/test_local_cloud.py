@@ -86,23 +86,6 @@ def test_no_password_is_in_the_databases_log(cloud: LocalCloud) -> None:
     assert not any(password in log for password in passwords)
 
 
-def test_a_template_without_the_secret_is_refused_and_nothing_is_left_running(
-    tmp_path: Path,
-) -> None:
-    template = tmp_path / "template.yaml"
-    template.write_text("Resources: {Topic: {Type: AWS::SNS::Topic}}")
-    cloud = LocalCloud(template)
-
-    with pytest.raises(Misconfigured) as refused:
-        cloud.start()
-
-    assert "Secret" in str(refused.value)
-    with pytest.raises(Misconfigured):
-        _ = cloud.postgres.folder
-    with pytest.raises(Misconfigured):
-        _ = cloud.aws.endpoint_url
-
-
 def test_one_that_is_not_started_says_so() -> None:
     with pytest.raises(Misconfigured):
         _ = LocalCloud(TEMPLATE).stack

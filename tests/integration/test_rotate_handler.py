@@ -186,7 +186,7 @@ def test_nothing_leaks_with_every_logger_at_debug(
     room: Room, caplog: pytest.LogCaptureFixture, output: Callable[[], str]
 ) -> None:
     for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger=name)
     caplog.set_level(logging.DEBUG)
 
     room.rotate()
