@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -35,15 +33,6 @@ def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture
-def output(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Read what a function has printed. Powertools holds on to the first call's standard output."""
-    for handler in logging.getLogger("keyturn").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.stream = sys.stdout  # setStream would flush the closed one
-    return lambda: "".join(capsys.readouterr())
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -279,7 +280,7 @@ class Telemetry:
         from aws_lambda_powertools.metrics import EphemeralMetrics
 
         quiet_sdk_loggers()
-        self._log = Logger(service="keyturn")
+        self._log = Logger(service="keyturn", logger_handler=_StandardOutput())
         for handler in (*self._log.handlers, *logging.getLogger().handlers):
             if not any(isinstance(each, Scrubber) for each in handler.filters):
                 handler.addFilter(Scrubber())
@@ -310,6 +311,15 @@ class Telemetry:
         self._metrics.add_metric(name=name, unit="Count", value=1)
         self._metrics.add_metric(name="StepDuration", unit="Milliseconds", value=elapsed_ms)
         self._metrics.flush_metrics()
+
+
+class _StandardOutput(logging.Handler):
+    """Writes to whatever standard output is at that moment; the logger itself is kept for ever."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.flush()
 
 
 class UnexpectedError(KeyturnError):

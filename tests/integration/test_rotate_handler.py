@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -183,7 +183,7 @@ secrets:
 
 
 def test_nothing_leaks_with_every_logger_at_debug(
-    room: Room, caplog: pytest.LogCaptureFixture, output: Callable[[], str]
+    room: Room, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in list(logging.root.manager.loggerDict):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -193,17 +193,19 @@ def test_nothing_leaks_with_every_logger_at_debug(
     with pytest.raises(KeyturnError), room.proxy.outage():
         room.rotate()
 
-    shown = caplog.text + output()
+    shown = caplog.text + "".join(capsys.readouterr())
     assert "step succeeded" in shown
     assert "step failed" in shown
     assert CANARY not in shown
     assert room.serves()["password"] not in shown
 
 
-def test_a_step_reports_one_line_and_one_metric(room: Room, output: Callable[[], str]) -> None:
+def test_a_step_reports_one_line_and_one_metric(
+    room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
     room.rotate(steps=("create",))
 
-    lines = [json.loads(line) for line in output().splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     log, metric = lines
     assert (log["message"], log["step"], log["outcome"]) == ("step succeeded", "create", "done")
     assert log["elapsed_ms"] >= 0
@@ -416,7 +418,7 @@ def test_a_misspelt_variable_is_named(room: Room, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unforeseen_error_keeps_its_text_to_itself(
-    room: Room, output: Callable[[], str]
+    room: Room, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(LambdaContext):
         def get_remaining_time_in_millis(self) -> int:
@@ -429,7 +431,7 @@ def test_an_unforeseen_error_keeps_its_text_to_itself(
 
     assert CANARY not in str(caught.value)
     assert caught.value.__context__ is None
-    assert CANARY not in output()
+    assert CANARY not in "".join(capsys.readouterr())
 
 
 # ---------------------------------------------------------------------------- the samples
