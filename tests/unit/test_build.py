@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 ZIP_REPRODUCIBLE = ROOT / "infra" / "zip_reproducible.py"
 ZIP_MAX_BYTES = 6_000_000
-"""The budget (bench/README.md, "zip of a PostgreSQL rotation function")."""
+"""The budget for a function with one database driver."""
 
 GROUP_OF = {
     "requirements/dev.txt": "dev",

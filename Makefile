@@ -1,0 +1,78 @@
+# Everything here needs python3 (3.11 or newer) with pip, and make; the rest is fetched into .venv on first use.
+# Settings: PYTHON=python3.13 (another interpreter), ARGS=... (passed to the tool behind a target).
+
+PYTHON ?= python3
+ARCHITECTURE ?= arm64
+ARGS ?=
+export PYTHON ARCHITECTURE
+
+# The SAM CLI wants a region and credentials before it looks at anything, although neither target contacts AWS.
+SAM = SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} \
+	AWS_ACCESS_KEY_ID=$${AWS_ACCESS_KEY_ID:-unused} AWS_SECRET_ACCESS_KEY=$${AWS_SECRET_ACCESS_KEY:-unused} \
+	.venv-tools/bin/sam
+
+# Named, because other people's code lies in .venv-tools and .aws-sam.
+SOURCES = functions infra tests bench
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: .venv/ready ## Run a whole rotation on this machine: AWS and PostgreSQL included, no account needed
+	@.venv/bin/keyturn demo $(ARGS)
+
+.PHONY: test
+test: .venv/ready ## Run the tests (ARGS="-k rotate -x" goes to pytest)
+	@.venv/bin/pytest -n auto $(ARGS)
+
+.PHONY: lint
+lint: .venv/ready ## Check style, types and the template
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy
+	.venv/bin/cfn-lint infra/template.yaml
+
+.PHONY: proof
+proof: .venv/ready ## Run the long proof: every crash, every schedule
+	@.venv/bin/python -m keyturn.testing.proof $(ARGS)
+
+.PHONY: bench
+bench: .venv/ready ## Measure the budgets, as ratios
+	@.venv/bin/python bench/run.py $(ARGS)
+
+.PHONY: validate
+validate: .venv-tools/ready ## Check the template as the SAM CLI does
+	@$(SAM) validate --lint
+
+.PHONY: build
+build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibly (ARCHITECTURE=x86_64)
+	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
+	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/RotatePostgres dist/rotate-postgres.zip
+
+.PHONY: lock
+lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade for newer versions)
+	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(LOCK) --group fn-rotate-postgres -o functions/requirements/rotate-postgres.txt
+	$(LOCK) --group tools -o requirements/tools.txt
+	$(LOCK) --group awscli -o requirements/awscli.txt
+
+# For every platform and Python from 3.11 on; no index address, so that everybody's own is asked. Only development needs
+# the project's own dependencies, so only there is pyproject.toml named: a group alone is just that group.
+LOCK = .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--python-version 3.11 $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what make has made, the environments included
+	rm -rf .venv .venv-tools .venv-awscli .aws-sam dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find functions infra tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+# Made once, and brought up to date when a pin changes. The marker comes last: an interrupted try starts over.
+.venv/ready: requirements/dev.txt pyproject.toml requirements/make-venv
+	@requirements/make-venv .venv requirements/dev.txt
+	@touch $@
+
+# The SAM CLI pins its own boto3 and cfn-lint, so it has an environment of its own.
+.venv-tools/ready: requirements/tools.txt requirements/make-venv
+	@requirements/make-venv .venv-tools requirements/tools.txt
+	@touch $@
