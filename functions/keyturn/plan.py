@@ -1,0 +1,515 @@
+"""The plan: `keyturn.yaml`, which secrets are rotated and how, read strictly into frozen settings.
+
+    text -> tree      YAML, less what surprises: no key twice, no merge keys, `no` is text
+    tree -> shapes    unknown keys, types, what must come together (`msgspec`)
+    shapes -> Plan    names and password policies
+
+Every refusal is a `Misconfigured` that names the file, the place and the fix. A value is never
+quoted: people paste secrets where they do not belong.
+
+The `...Shape` classes are the file format, and `schema` is the same format for editors. They are
+not for callers, who get a `Plan`. Wiring and the command line call this module.
+
+Imports msgspec and PyYAML, which cost a cold start tens of milliseconds: import this module inside
+the function that has found a plan to read. Those who only make passwords need `generate` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+import yaml
+
+from keyturn import generate
+from keyturn.errors import Misconfigured
+from keyturn.generate import CharacterClass, Charset, PasswordPolicy
+
+
+class Strategy(StrEnum):
+    """Who gets the new password; see `keyturn.strategies`."""
+
+    SINGLE_USER = "single-user"
+    ALTERNATING_USERS = "alternating-users"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretPlan:
+    """How one secret is rotated.
+
+    Attributes:
+        strategy: Who gets the new password.
+        users: The two logins that take turns. None with a single user, as are the next two.
+        owner: The role whose privileges both logins act with.
+        admin: The name or ARN of the secret with the admin's login.
+        password: Which passwords may be made. Checked.
+    """
+
+    strategy: Strategy
+    users: tuple[str, str] | None
+    owner: str | None
+    admin: str | None
+    password: PasswordPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a plan file says."""
+
+    secrets: Mapping[str, SecretPlan]
+
+    def for_secret(self, name: str) -> SecretPlan | None:
+        """Return what is planned for the secret of that name; None if it is not in the plan."""
+        return self.secrets.get(name)
+
+
+_DEFAULT = PasswordPolicy()
+_Name = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
+
+
+class _Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping in the file."""
+
+
+class PasswordShape(_Shape, frozen=True, kw_only=True):
+    """Which passwords may be made. Every password begins with a letter."""
+
+    # The bounds of `length` are generate's to enforce; here they only inform an editor.
+    length: Annotated[
+        int,
+        msgspec.Meta(
+            description="How many characters.",
+            extra_json_schema={"minimum": 1, "maximum": generate.LONGEST},
+        ),
+    ] = _DEFAULT.length
+    charset: Annotated[
+        Charset,
+        msgspec.Meta(
+            description="Whose alphabet: letters, digits and the symbols that this consumer takes"
+            " unescaped and unquoted."
+        ),
+    ] = _DEFAULT.charset
+    exclude: Annotated[
+        str, msgspec.Meta(description="Characters never used, written as one string.")
+    ] = _DEFAULT.exclude
+    require: Annotated[
+        tuple[CharacterClass, ...],
+        msgspec.Meta(
+            description="Classes with at least one character in every password; [] for none."
+        ),
+    ] = _DEFAULT.require
+
+
+class _SecretShape(_Shape, frozen=True, kw_only=True, tag_field="strategy"):
+    """What every strategy has."""
+
+    password: Annotated[
+        PasswordShape,
+        msgspec.Meta(
+            description="Which passwords may be made: 40 characters of the default alphabet, all"
+            " classes, unless said otherwise."
+        ),
+    ] = msgspec.field(default_factory=PasswordShape)
+
+
+class SingleUserShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.SINGLE_USER.value):
+    """One login changes its own password."""
+
+
+class AlternatingUsersShape(
+    _SecretShape, frozen=True, kw_only=True, tag=Strategy.ALTERNATING_USERS.value
+):
+    """Two logins take turns; an admin sets the one that is not in use."""
+
+    users: Annotated[
+        tuple[_Name, _Name],
+        msgspec.Meta(
+            description="The two logins that take turns; the secret holds one of them now.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ]
+    owner: Annotated[
+        _Name,
+        msgspec.Meta(
+            description="The role that owns what either login makes; it may be one of the two."
+        ),
+    ]
+    admin: Annotated[
+        _Name,
+        msgspec.Meta(description="The name or ARN of the secret with the admin's login."),
+    ]
+
+
+class PlanShape(_Shape, frozen=True, kw_only=True):
+    """Which secrets keyturn rotates, and how."""
+
+    version: Annotated[
+        Literal[1], msgspec.Meta(description="The version of this format. Always 1.")
+    ]
+    secrets: Annotated[
+        dict[str, SingleUserShape | AlternatingUsersShape],
+        msgspec.Meta(description="By the name that the secret has in its store."),
+    ]
+
+
+def load(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        Misconfigured: The file cannot be read, or `parse` refuses what it holds.
+    """
+    return parse(_text(path), source=str(path))
+
+
+def parse(text: str, *, source: str) -> Plan:
+    """Read the text of a plan.
+
+    Args:
+        text: YAML.
+        source: The file's name, for messages.
+
+    Raises:
+        Misconfigured: Names the file, the place in it and the fix, and quotes no value.
+    """
+    root = _Place(source)
+    top = _mapping(_tree(text, root), root, "Write `version: 1` and `secrets:`; see docs/plan.md.")
+    # Before the unknown keys: a newer format may well have keys that this one does not know.
+    if top.get("version", 1) != 1:
+        raise _refusal(root.at("version"), "is not 1", _FIXES["version"])
+    _require_keys(top, PlanShape, root)
+    # The secrets are read one by one, so that a refusal can name the secret.
+    _shaped({**top, "secrets": {}}, PlanShape, root)
+    place = root.at("secrets")
+    entries = _mapping(top["secrets"], place, _FIXES["secrets"])
+    plans = {name: _secret(name, entry, place.at(name)) for name, entry in entries.items()}
+    return Plan(MappingProxyType(plans))
+
+
+def schema() -> dict[str, object]:
+    """Return the file format as a JSON Schema. `docs/keyturn.schema.json` is its rendering."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "keyturn.yaml",
+        **msgspec.json.schema(PlanShape),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in which file, for messages."""
+
+    source: str
+    path: str = ""
+
+    def at(self, key: str) -> _Place:
+        return replace(self, path=f"{self.path}.{_shown(key)}" if self.path else _shown(key))
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.path}" if self.path else self.source
+
+
+_SHOWN = 120
+"""Characters of a key that a message shows."""
+
+_FIXES: Mapping[str, str] = {
+    "version": "Write `version: 1`; if the plan is for a newer keyturn, install that.",
+    "secrets": "Write `secrets:` and under it the name of each secret with its settings.",
+    "strategy": f"Write `strategy:` with one of {', '.join(Strategy)}.",
+    "users": "List exactly two different login names, such as `users: [orders_a, orders_b]`.",
+    "owner": "Name the role that both users act as, such as `owner: orders`.",
+    "admin": "Name another secret, the one with the admin's login, such as `admin: orders-admin`.",
+    "password": "Write a mapping, such as `password: {length: 40}`.",
+    "length": "Write a whole number without quotes, such as `length: 40`.",
+    "charset": f"Write one of {', '.join(Charset)}.",
+    "exclude": "Write the characters as one text in quotes.",
+    "require": f"List any of {', '.join(CharacterClass)}, such as `require: [lower, digit]`.",
+}
+
+
+def _secret(name: str, tree: object, place: _Place) -> SecretPlan:
+    _require_name(name, place, "Write the name that the secret has in its store.")
+    entry = _mapping(tree, place, _FIXES["strategy"])
+    shape = _shape(entry, place)
+    _require_keys(entry, shape, place)
+    if "password" in entry:
+        at = place.at("password")
+        _require_keys(_mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at)
+    shaped = _shaped(entry, shape, place)
+    policy = PasswordPolicy(**msgspec.structs.asdict(shaped.password))
+    generate.check(policy, str(place.at("password")))
+    if not isinstance(shaped, AlternatingUsersShape):
+        return SecretPlan(Strategy.SINGLE_USER, None, None, None, policy)
+    _require_pair(shaped, name, place)
+    return SecretPlan(Strategy.ALTERNATING_USERS, shaped.users, shaped.owner, shaped.admin, policy)
+
+
+def _shape(
+    entry: Mapping[str, object], place: _Place
+) -> type[SingleUserShape | AlternatingUsersShape]:
+    """Choose by strategy; keys that no strategy has come first, as one may be a typo of it."""
+    _refuse_unknown(entry, _keys(AlternatingUsersShape), place)
+    if "strategy" not in entry:
+        raise _refusal(place, "has no `strategy`", _FIXES["strategy"])
+    match entry["strategy"]:
+        case Strategy.ALTERNATING_USERS:
+            return AlternatingUsersShape
+        case Strategy.SINGLE_USER:
+            _refuse_pair(entry, place)
+            return SingleUserShape
+        case _:
+            raise _refusal(place.at("strategy"), "is no strategy", _FIXES["strategy"])
+
+
+def _refuse_pair(entry: Mapping[str, object], place: _Place) -> None:
+    for key in ("users", "owner", "admin"):
+        if key in entry:
+            raise _refusal(
+                place.at(key),
+                f"belongs to {Strategy.ALTERNATING_USERS}, and the strategy is not that",
+                f"Remove `{key}`, or write `strategy: {Strategy.ALTERNATING_USERS}`.",
+            )
+
+
+def _require_pair(shape: AlternatingUsersShape, name: str, place: _Place) -> None:
+    first, second = shape.users
+    for key, login in (("users", first), ("users", second), ("owner", shape.owner)):
+        _require_name(login, place.at(key), _FIXES[key])
+    _require_name(shape.admin, place.at("admin"), _FIXES["admin"])
+    if first == second:
+        raise _refusal(place.at("users"), "names one login twice", _FIXES["users"])
+    if shape.admin == name:
+        raise _refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
+
+
+def _require_name(name: str, place: _Place, remedy: str) -> None:
+    if not name:
+        raise _refusal(place, "is an empty name", remedy)
+    if name != name.strip():
+        raise _refusal(place, "is a name that begins or ends with a blank", remedy)
+    if not name.isprintable():
+        raise _refusal(place, "is a name with a character that cannot be printed", remedy)
+
+
+def _require_keys(entry: Mapping[str, object], shape: type[_Shape], place: _Place) -> None:
+    _refuse_unknown(entry, _keys(shape), place)
+    for key in _required(shape):
+        if key not in entry:
+            raise _refusal(place, f"has no `{key}`", _FIXES[key])
+
+
+def _refuse_unknown(entry: Mapping[str, object], known: Collection[str], place: _Place) -> None:
+    for key in entry:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise _refusal(
+                place.at(key),
+                "is not a key",
+                f"Write `{close[0]}`." if close else f"Remove it; the keys are {', '.join(known)}.",
+            )
+
+
+def _keys(shape: type[_Shape]) -> tuple[str, ...]:
+    tag = shape.__struct_config__.tag_field
+    return ((tag,) if tag else ()) + shape.__struct_encode_fields__
+
+
+@cache  # msgspec inspects the annotations anew each time, which a long plan would feel
+def _required(shape: type[_Shape]) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(shape) if field.required)
+
+
+_AnyShape = TypeVar("_AnyShape", bound=_Shape)
+
+
+def _shaped(entry: Mapping[str, object], shape: type[_AnyShape], place: _Place) -> _AnyShape:
+    try:
+        return msgspec.convert(entry, shape)
+    except msgspec.ValidationError as error:
+        problem = str(error)
+    # Refused outside the handler, and in our words: msgspec's may quote the value.
+    fact, _, path = problem.rstrip("`").partition(" - at `$.")
+    key = re.findall(r"[a-z]+", path)[-1:]
+    raise _refusal(place.at(path), _mismatch(fact), " ".join(_FIXES[name] for name in key))
+
+
+_KINDS: Mapping[str, str] = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a fraction",
+    "int": "a whole number",
+    "null": "empty",
+    "object": "a mapping",
+    "str": "text",
+}
+
+
+def _mismatch(fact: str) -> str:
+    """Say in a user's words what msgspec found; its texts are pinned by tests."""
+    if kinds := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`?", fact):
+        expected, got = (_KINDS[kind] for kind in kinds.groups())
+        return f"is {got}, not {expected}"
+    if "of length" in fact:
+        return "has not exactly two entries"
+    return "is none of the values known here"
+
+
+def _mapping(tree: object, place: _Place, remedy: str) -> Mapping[str, object]:
+    if tree is None:
+        raise _refusal(place, "is empty", remedy)
+    if not isinstance(tree, dict):
+        raise _refusal(place, "is not a mapping", remedy)
+    return tree
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        fact, remedy = "is not UTF-8 text", "Save the file as UTF-8."
+    except OSError as error:
+        fact = f"cannot be read: {error.strerror}"
+        remedy = "Put a readable plan there, or name the place where it is."
+    # Refused outside the handler: the decoder's error carries the whole file.
+    raise _refusal(_Place(str(path)), fact, remedy)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of plain scalars, as editors have it: `no`, `on` and `2026-01-01` are text.
+
+    The loader written in Python, on purpose: the one in C overflows its stack on deep nesting.
+    """
+
+
+_Loader.yaml_implicit_resolvers = {}
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "null": (r"~|null|Null|NULL|", lambda _: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    # No leading zero: 040 is 32 to some readers. No more digits than anyone means as a number.
+    "int": (r"-?(?:0|[1-9][0-9]{0,17})", int),
+    "float": (r"-?[0-9]+\.[0-9]+", float),
+}
+_NOTHING = r"(?!)"
+
+for _kind, (_pattern, _) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), None)
+
+
+def _tree(text: str, source: _Place) -> object:
+    """Return *text* as mappings with text keys, lists and scalars."""
+    try:
+        root = yaml.compose(text, _Loader)
+        return None if root is None else _built(root, source, {})
+    except yaml.MarkedYAMLError as error:
+        fact, mark = _unquoted(error.problem), error.problem_mark
+    except (yaml.YAMLError, ValueError, OverflowError):  # and bad escapes: "\UFFFFFFFF"
+        fact, mark = "it holds a character that cannot be printed", None
+    except RecursionError:
+        fact, mark = "it is nested too deeply", None
+    place = source.at(f"line {mark.line + 1}, column {mark.column + 1}") if mark else source
+    raise _refusal(
+        place,
+        f"is not usable YAML: {fact}",
+        "Mend it there; indent with spaces, never tabs, and quote text with unusual characters.",
+    )
+
+
+def _unquoted(problem: str | None) -> str:
+    """Leave out the names that the parser quotes from the file; single characters may stay."""
+    return re.sub(r"'[\w!-]{2,}'", "'...'", problem or "it cannot be parsed")
+
+
+def _built(node: yaml.Node, source: _Place, built: dict[yaml.Node, object]) -> object:
+    """Return what *node* stands for. Aliases share it: one may stand for thousands, or itself."""
+    if node in built:
+        return built[node]
+    match node:
+        case yaml.MappingNode(tag=_Loader.DEFAULT_MAPPING_TAG):
+            built[node] = mapping = {}
+            for key, child in _pairs(node, source):
+                mapping[key] = _built(child, source, built)
+        case yaml.SequenceNode(tag=_Loader.DEFAULT_SEQUENCE_TAG):
+            entries: list[object] = []
+            built[node] = entries
+            entries.extend(_built(child, source, built) for child in node.value)
+        case yaml.ScalarNode():
+            built[node] = _scalar(node, source)
+        case _:
+            raise _tagged(node, source)
+    return built[node]
+
+
+def _pairs(node: yaml.MappingNode, source: _Place) -> Iterator[tuple[str, yaml.Node]]:
+    lines: dict[str, int] = {}
+    for key_node, child in node.value:
+        line = key_node.start_mark.line + 1
+        key = _key(key_node, source.at(f"line {line}"))
+        if key in lines:
+            raise _refusal(
+                source.at(f"line {line}"),
+                f"the key `{_shown(key)}` is given twice, first on line {lines[key]}",
+                "Keep one of the two.",
+            )
+        lines[key] = line
+        yield key, child
+
+
+def _key(node: yaml.Node, place: _Place) -> str:
+    if node.tag != _Loader.DEFAULT_SCALAR_TAG or not isinstance(node, yaml.ScalarNode):
+        raise _refusal(
+            place, "a key is not text", "Quote the key, if it is a name; else remove it."
+        )
+    if node.value == "<<" and not node.style:
+        raise _refusal(
+            place,
+            "`<<` merges mappings, which a plan cannot do",
+            "Write the keys out, or share the whole mapping by an alias.",
+        )
+    return _whole(node, place)
+
+
+def _scalar(node: yaml.ScalarNode, source: _Place) -> object:
+    if node.tag == _Loader.DEFAULT_SCALAR_TAG:
+        return _whole(node, source.at(f"line {node.start_mark.line + 1}"))
+    # An explicit tag has not been through the resolver: `!!int x` gets here, and so does `!x`.
+    pattern, read = _SCALARS.get(node.tag.removeprefix(_TAG), (_NOTHING, str))
+    if not re.fullmatch(pattern, node.value):
+        raise _tagged(node, source)
+    return read(node.value)
+
+
+def _whole(node: yaml.ScalarNode, place: _Place) -> str:
+    """Return the text. Half a character would pass as text until msgspec has to encode it."""
+    if re.search(r"[\ud800-\udfff]", node.value):
+        raise _refusal(
+            place,
+            "has an escape for half a character",
+            "Write the character itself, or its one escape that begins with a capital U.",
+        )
+    return str(node.value)
+
+
+def _tagged(node: yaml.Node, source: _Place) -> Misconfigured:
+    return _refusal(
+        source.at(f"line {node.start_mark.line + 1}"),
+        "has a YAML tag that a plan does not use",
+        "Remove the tag; quote the text if it begins with an exclamation mark.",
+    )
+
+
+def _shown(key: str) -> str:
+    short = key[:_SHOWN]
+    return short if short.isprintable() else ascii(short)
+
+
+def _refusal(place: _Place, fact: str, remedy: str) -> Misconfigured:
+    return Misconfigured(f"{place}: {fact}", remedy=remedy)
