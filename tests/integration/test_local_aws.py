@@ -76,15 +76,24 @@ def handler(event, context):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _process_to_itself(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the session's local AWS make room: there is one per process, and these start theirs."""
+    shared: LocalAws = request.getfixturevalue("aws")
+    shared.stop()
+    yield
+    shared.start()
+
+
 @pytest.fixture
-def aws() -> Iterator[LocalAws]:
+def local() -> Iterator[LocalAws]:
     with LocalAws() as started:
         yield started
 
 
 @pytest.fixture
-def store(aws: LocalAws) -> SecretsManagerClient:
-    return boto3.client("secretsmanager", **aws.settings())
+def store(local: LocalAws) -> SecretsManagerClient:
+    return boto3.client("secretsmanager", **local.settings())
 
 
 @pytest.fixture
@@ -99,10 +108,10 @@ def zipped(code: str) -> bytes:
     return packed.getvalue()
 
 
-def function(aws: LocalAws, code: str, *, name: str = "rotate", timeout_s: int = 10) -> str:
+def function(local: LocalAws, code: str, *, name: str = "rotate", timeout_s: int = 10) -> str:
     """Deploy *code*, and let Secrets Manager call it."""
-    functions = boto3.client("lambda", **aws.settings())
-    roles = boto3.client("iam", **aws.settings())
+    functions = boto3.client("lambda", **local.settings())
+    roles = boto3.client("iam", **local.settings())
     role = roles.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     arn = functions.create_function(
         FunctionName=name,
@@ -122,17 +131,17 @@ def function(aws: LocalAws, code: str, *, name: str = "rotate", timeout_s: int =
     return arn
 
 
-def invoke(aws: LocalAws, name: str, event: object) -> tuple[object, bool]:
-    functions = boto3.client("lambda", **aws.settings())
+def invoke(local: LocalAws, name: str, event: object) -> tuple[object, bool]:
+    functions = boto3.client("lambda", **local.settings())
     answer = functions.invoke(FunctionName=name, Payload=json.dumps(event))
     return json.loads(answer["Payload"].read()), "FunctionError" in answer
 
 
-def rotate(aws: LocalAws, secret: str, function_arn: str, **more: Any) -> str:
+def rotate(local: LocalAws, secret: str, function_arn: str, **more: Any) -> str:
     """Rotate, and wait for the end."""
-    store = boto3.client("secretsmanager", **aws.settings())
+    store = boto3.client("secretsmanager", **local.settings())
     version = store.rotate_secret(SecretId=secret, RotationLambdaARN=function_arn, **more)
-    assert aws.settle()
+    assert local.settle()
     return version["VersionId"]
 
 
@@ -152,17 +161,17 @@ def code_of(call: Callable[[], object]) -> str:
     return str(refused.value.response["Error"]["Code"])
 
 
-def logged(aws: LocalAws, name: str = "rotate") -> str:
-    logs = boto3.client("logs", **aws.settings())
+def logged(local: LocalAws, name: str = "rotate") -> str:
+    logs = boto3.client("logs", **local.settings())
     group = f"/aws/lambda/{name}"
     events = logs.filter_log_events(logGroupName=group)["events"]
     return "\n".join(event["message"] for event in events)
 
 
-def listener(aws: LocalAws, pattern: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
+def listener(local: LocalAws, pattern: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
     """Have a queue receive the events that match. Returns how to read them."""
-    queues = boto3.client("sqs", **aws.settings())
-    events = boto3.client("events", **aws.settings())
+    queues = boto3.client("sqs", **local.settings())
+    events = boto3.client("events", **local.settings())
     queue = queues.create_queue(QueueName="events")["QueueUrl"]
     arn = queues.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
     events.put_rule(Name="listener", EventPattern=json.dumps(pattern))
@@ -197,11 +206,11 @@ def test_it_listens_on_loopback_and_forgets_everything_when_it_stops() -> None:
     assert listed["SecretList"] == []
 
 
-def test_a_second_one_in_the_same_process_is_refused(aws: LocalAws) -> None:
+def test_a_second_one_in_the_same_process_is_refused(local: LocalAws) -> None:
     with pytest.raises(Misconfigured):
         LocalAws().start()
 
-    assert aws.settings()["endpoint_url"] == aws.endpoint_url  # the first goes on
+    assert local.settings()["endpoint_url"] == local.endpoint_url  # the first goes on
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -218,8 +227,8 @@ def test_a_port_can_be_chosen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
-    with LocalAws(port=port) as aws:
-        assert aws.endpoint_url == f"http://127.0.0.1:{port}"
+    with LocalAws(port=port) as local:
+        assert local.endpoint_url == f"http://127.0.0.1:{port}"
 
 
 def test_one_that_is_not_started_says_so() -> None:
@@ -228,17 +237,17 @@ def test_one_that_is_not_started_says_so() -> None:
 
 
 def test_the_log_tells_functions_from_clients(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, PROMOTES)
-    aws.log.clear()
+    arn = function(local, PROMOTES)
+    local.log.clear()
     before = datetime.now(UTC)
 
-    rotate(aws, secret, arn)
+    rotate(local, secret, arn)
     store.describe_secret(SecretId=secret)
 
-    ours = aws.log.calls(service="secretsmanager", caller=CLIENT_KEY_ID)
-    its = aws.log.calls(caller=function_key_id("rotate"))
+    ours = local.log.calls(service="secretsmanager", caller=CLIENT_KEY_ID)
+    its = local.log.calls(caller=function_key_id("rotate"))
     assert [call.action for call in ours] == ["RotateSecret", "DescribeSecret"]
     assert [call.action for call in its] == [
         "PutSecretValue",
@@ -251,19 +260,19 @@ def test_the_log_tells_functions_from_clients(
     assert {call.status for call in (*ours, *its)} == {200}
 
 
-def test_the_log_names_the_actions_of_every_protocol(aws: LocalAws) -> None:
-    s3 = boto3.client("s3", **aws.settings())
+def test_the_log_names_the_actions_of_every_protocol(local: LocalAws) -> None:
+    s3 = boto3.client("s3", **local.settings())
     s3.create_bucket(Bucket="some-bucket")
     s3.put_object(Bucket="some-bucket", Key="a/b", Body=b"1")
     s3.copy_object(Bucket="some-bucket", Key="c", CopySource="some-bucket/a/b")
     s3.get_object(Bucket="some-bucket", Key="a/b")
     s3.list_objects_v2(Bucket="some-bucket")
-    boto3.client("sns", **aws.settings()).create_topic(Name="topic")
-    boto3.client("kms", **aws.settings()).create_key()
-    function(aws, NOTHING)
-    invoke(aws, "rotate", {})
+    boto3.client("sns", **local.settings()).create_topic(Name="topic")
+    boto3.client("kms", **local.settings()).create_key()
+    function(local, NOTHING)
+    invoke(local, "rotate", {})
 
-    assert [call.action for call in aws.log.calls()] == [
+    assert [call.action for call in local.log.calls()] == [
         "CreateBucket",
         "PutObject",
         "CopyObject",
@@ -278,24 +287,24 @@ def test_the_log_names_the_actions_of_every_protocol(aws: LocalAws) -> None:
     ]
 
 
-def test_the_log_shows_what_was_refused(aws: LocalAws, store: SecretsManagerClient) -> None:
+def test_the_log_shows_what_was_refused(local: LocalAws, store: SecretsManagerClient) -> None:
     code_of(lambda: store.get_secret_value(SecretId="nowhere"))
 
-    assert [(c.action, c.status) for c in aws.log.calls()] == [("GetSecretValue", 400)]
+    assert [(c.action, c.status) for c in local.log.calls()] == [("GetSecretValue", 400)]
 
 
-def test_the_log_can_be_read_while_it_is_written(aws: LocalAws) -> None:
-    store = boto3.client("secretsmanager", **aws.settings())
+def test_the_log_can_be_read_while_it_is_written(local: LocalAws) -> None:
+    store = boto3.client("secretsmanager", **local.settings())
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(lambda _: (store.list_secrets(), aws.log.calls()), range(20)):
+        for _ in pool.map(lambda _: (store.list_secrets(), local.log.calls()), range(20)):
             pass
 
-    assert len(aws.log.calls()) == 20
+    assert len(local.log.calls()) == 20
 
 
 def test_the_aws_command_line_needs_nothing_but_the_environment(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
     program = shutil.which("aws")
     if program is None:
@@ -306,7 +315,7 @@ def test_the_aws_command_line_needs_nothing_but_the_environment(
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **aws.environment()},
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **local.environment()},
     )
 
     assert done.returncode == 0, done.stderr
@@ -599,9 +608,9 @@ def test_of_many_at_once_exactly_one_moves_current(
 
 
 def test_a_move_of_current_is_told_as_the_service_tells_it(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    read = listener(aws, {"detail-type": ["Secret Label Updated"]})
+    read = listener(local, {"detail-type": ["Secret Label Updated"]})
 
     store.put_secret_value(SecretId=secret, ClientRequestToken=TOKEN, SecretString="new")
     store.put_secret_value(
@@ -625,18 +634,18 @@ def test_a_move_of_current_is_told_as_the_service_tells_it(
 
 
 def test_a_rotation_runs_the_deployed_code_and_promotes(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    version = rotate(aws, secret, function(aws, PROMOTES))
+    version = rotate(local, secret, function(local, PROMOTES))
 
     assert current(store, secret) == version
     assert store.get_secret_value(SecretId=secret)["SecretString"] == f"new {version}"
 
 
 def test_rotate_secret_does_not_wait_for_the_rotation(
-    aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
+    local: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
 ) -> None:
-    arn = function(aws, WAITS.replace("FOLDER", str(tmp_path)))
+    arn = function(local, WAITS.replace("FOLDER", str(tmp_path)))
 
     version = store.rotate_secret(SecretId=secret, RotationLambdaARN=arn)["VersionId"]
 
@@ -650,10 +659,10 @@ def test_rotate_secret_does_not_wait_for_the_rotation(
     (tmp_path / "go").touch()
 
 
-def test_the_event_holds_the_arn_and_the_token(aws: LocalAws, secret: str) -> None:
-    version = rotate(aws, secret, function(aws, PRINTS), ClientRequestToken=TOKEN)
+def test_the_event_holds_the_arn_and_the_token(local: LocalAws, secret: str) -> None:
+    version = rotate(local, secret, function(local, PRINTS), ClientRequestToken=TOKEN)
 
-    log = logged(aws)
+    log = logged(local)
     assert version == TOKEN
     steps = ["createSecret", "setSecret", "testSecret", "finishSecret"]
     for step in steps:
@@ -663,20 +672,20 @@ def test_the_event_holds_the_arn_and_the_token(aws: LocalAws, secret: str) -> No
 
 
 def test_the_event_can_hold_a_rotation_token() -> None:
-    with LocalAws(rotation=RotationSettings(rotation_token=True)) as aws:
-        store = boto3.client("secretsmanager", **aws.settings())
+    with LocalAws(rotation=RotationSettings(rotation_token=True)) as local:
+        store = boto3.client("secretsmanager", **local.settings())
         secret = store.create_secret(Name="s", SecretString="v")["ARN"]
 
-        rotate(aws, secret, function(aws, PRINTS))
+        rotate(local, secret, function(local, PRINTS))
 
-        assert "'RotationToken': '" in logged(aws)
+        assert "'RotationToken': '" in logged(local)
 
 
 def test_a_pending_version_that_is_not_current_blocks_the_next_rotation(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, NOTHING)
-    version = rotate(aws, secret, arn)
+    arn = function(local, NOTHING)
+    version = rotate(local, secret, arn)
 
     code = code_of(lambda: store.rotate_secret(SecretId=secret))
 
@@ -685,13 +694,13 @@ def test_a_pending_version_that_is_not_current_blocks_the_next_rotation(
 
 
 def test_a_pending_version_that_is_current_blocks_nothing(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, PROMOTES)
-    first = rotate(aws, secret, arn)
+    arn = function(local, PROMOTES)
+    first = rotate(local, secret, arn)
     assert stages(store, secret)[first] == {"AWSCURRENT", "AWSPENDING"}
 
-    second = rotate(aws, secret, arn)
+    second = rotate(local, secret, arn)
 
     assert stages(store, secret) == {
         second: {"AWSCURRENT", "AWSPENDING"},
@@ -700,19 +709,19 @@ def test_a_pending_version_that_is_current_blocks_nothing(
 
 
 def test_the_service_can_take_the_pending_label_away_at_the_end() -> None:
-    with LocalAws(rotation=RotationSettings(removes_pending=True)) as aws:
-        store = boto3.client("secretsmanager", **aws.settings())
+    with LocalAws(rotation=RotationSettings(removes_pending=True)) as local:
+        store = boto3.client("secretsmanager", **local.settings())
         secret = store.create_secret(Name="s", SecretString="v")["ARN"]
 
-        version = rotate(aws, secret, function(aws, PROMOTES))
+        version = rotate(local, secret, function(local, PROMOTES))
 
         assert stages(store, secret)[version] == {"AWSCURRENT"}
 
 
-def test_a_failed_rotation_is_tried_again_from_its_first_step(aws: LocalAws, secret: str) -> None:
-    rotate(aws, secret, function(aws, FAILS_ONCE), ClientRequestToken=TOKEN)
+def test_a_failed_rotation_is_tried_again_from_its_first_step(local: LocalAws, secret: str) -> None:
+    rotate(local, secret, function(local, FAILS_ONCE), ClientRequestToken=TOKEN)
 
-    steps = [line.split()[1:] for line in logged(aws).splitlines() if line.startswith("STEP")]
+    steps = [line.split()[1:] for line in logged(local).splitlines() if line.startswith("STEP")]
     assert sorted(steps) == sorted(
         [step, TOKEN]
         for step in (
@@ -723,32 +732,32 @@ def test_a_failed_rotation_is_tried_again_from_its_first_step(aws: LocalAws, sec
 
 
 def test_how_often_it_is_tried_can_be_chosen() -> None:
-    with LocalAws(rotation=RotationSettings(attempts=3)) as aws:
-        store = boto3.client("secretsmanager", **aws.settings())
+    with LocalAws(rotation=RotationSettings(attempts=3)) as local:
+        store = boto3.client("secretsmanager", **local.settings())
         secret = store.create_secret(Name="s", SecretString="v")["ARN"]
 
-        rotate(aws, secret, function(aws, FAILS))
+        rotate(local, secret, function(local, FAILS))
 
-        assert logged(aws).count("[ERROR] ValueError: no") == 3
+        assert logged(local).count("[ERROR] ValueError: no") == 3
 
 
 def test_the_same_call_again_starts_no_second_rotation(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, NOTHING)
+    arn = function(local, NOTHING)
 
     for _ in range(2):
-        rotate(aws, secret, arn, ClientRequestToken=TOKEN)
+        rotate(local, secret, arn, ClientRequestToken=TOKEN)
 
     assert stages(store, secret)[TOKEN] == {"AWSPENDING"}
 
 
-def test_a_success_a_failure_and_a_start_are_told(aws: LocalAws, secret: str) -> None:
-    read = listener(aws, ROTATION_EVENTS)
+def test_a_success_a_failure_and_a_start_are_told(local: LocalAws, secret: str) -> None:
+    read = listener(local, ROTATION_EVENTS)
 
-    rotate(aws, secret, function(aws, PROMOTES))
+    rotate(local, secret, function(local, PROMOTES))
     told = read()
-    rotate(aws, secret, function(aws, FAILS, name="fails"))
+    rotate(local, secret, function(local, FAILS, name="fails"))
 
     assert names(told) == ["RotationStarted", "RotationSucceeded"]
     assert {event["detail"]["additionalEventData"]["SecretId"] for event in told} == {secret}
@@ -756,10 +765,10 @@ def test_a_success_a_failure_and_a_start_are_told(aws: LocalAws, secret: str) ->
 
 
 def test_a_value_put_by_hand_abandons_the_rotation(
-    aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
+    local: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
 ) -> None:
-    read = listener(aws, ROTATION_EVENTS)
-    arn = function(aws, WAITS.replace("FOLDER", str(tmp_path)))
+    read = listener(local, ROTATION_EVENTS)
+    arn = function(local, WAITS.replace("FOLDER", str(tmp_path)))
     pending = store.rotate_secret(SecretId=secret, RotationLambdaARN=arn)["VersionId"]
     until((tmp_path / "started").exists)
 
@@ -768,15 +777,15 @@ def test_a_value_put_by_hand_abandons_the_rotation(
     assert pending not in stages(store, secret)
     assert current(store, secret) == TOKEN
     (tmp_path / "go").touch()
-    assert aws.settle()
+    assert local.settle()
     assert names(read()) == ["RotationAbandoned", "RotationStarted"]
-    rotate(aws, secret, arn)  # nothing stands in the way of the next one
+    rotate(local, secret, arn)  # nothing stands in the way of the next one
 
 
 def test_a_failed_rotations_pending_version_goes_when_a_value_is_put_by_hand(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    pending = rotate(aws, secret, function(aws, FAILS))
+    pending = rotate(local, secret, function(local, FAILS))
     assert stages(store, secret)[pending] == {"AWSPENDING"}
 
     store.put_secret_value(SecretId=secret, ClientRequestToken=TOKEN, SecretString="by hand")
@@ -785,40 +794,40 @@ def test_a_failed_rotations_pending_version_goes_when_a_value_is_put_by_hand(
 
 
 def test_a_rotation_whose_function_is_deleted_fails(
-    aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
+    local: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
 ) -> None:
-    read = listener(aws, ROTATION_EVENTS)
-    arn = function(aws, WAITS.replace("FOLDER", str(tmp_path)))
+    read = listener(local, ROTATION_EVENTS)
+    arn = function(local, WAITS.replace("FOLDER", str(tmp_path)))
     store.rotate_secret(SecretId=secret, RotationLambdaARN=arn)
     until((tmp_path / "started").exists)
 
-    boto3.client("lambda", **aws.settings()).delete_function(FunctionName="rotate")
+    boto3.client("lambda", **local.settings()).delete_function(FunctionName="rotate")
     (tmp_path / "go").touch()
 
-    assert aws.settle()
+    assert local.settle()
     assert names(read()) == ["RotationFailed", "RotationStarted"]
 
 
 def test_a_rotation_that_was_cancelled_goes_no_further(
-    aws: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
+    local: LocalAws, store: SecretsManagerClient, secret: str, tmp_path: Path
 ) -> None:
-    arn = function(aws, WAITS.replace("FOLDER", str(tmp_path)) + "    print('STEP')\n")
+    arn = function(local, WAITS.replace("FOLDER", str(tmp_path)) + "    print('STEP')\n")
     pending = store.rotate_secret(SecretId=secret, RotationLambdaARN=arn)["VersionId"]
     until((tmp_path / "started").exists)
 
     store.cancel_rotate_secret(SecretId=secret)
     (tmp_path / "go").touch()
-    assert aws.settle()
+    assert local.settle()
 
-    assert logged(aws).count("STEP") == 1
+    assert logged(local).count("STEP") == 1
     assert stages(store, secret)[pending] == {"AWSPENDING"}  # the operator has to look
     assert store.describe_secret(SecretId=secret)["RotationEnabled"] is False
 
 
 def test_without_rotating_at_once_only_the_test_step_runs(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    read = listener(aws, ROTATION_EVENTS)
+    read = listener(local, ROTATION_EVENTS)
     before = stages(store, secret)
     code = """
 import boto3
@@ -829,10 +838,10 @@ def handler(event, context):
     print("STEP", event["Step"], value["SecretString"])
 """
 
-    version = rotate(aws, secret, function(aws, code), RotateImmediately=False)
+    version = rotate(local, secret, function(local, code), RotateImmediately=False)
 
-    assert "STEP testSecret old" in logged(aws)
-    assert logged(aws).count("STEP") == 1
+    assert "STEP testSecret old" in logged(local)
+    assert logged(local).count("STEP") == 1
     assert stages(store, secret) == before
     every = store.list_secret_version_ids(SecretId=secret, IncludeDeprecated=True)["Versions"]
     assert version not in {each["VersionId"] for each in every}
@@ -840,11 +849,11 @@ def handler(event, context):
 
 
 def test_the_schedule_is_kept_and_shown(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
     rules = {"ScheduleExpression": "cron(0 8 1 * ? *)", "Duration": "2h"}
 
-    rotate(aws, secret, function(aws, PROMOTES), RotationRules=rules)
+    rotate(local, secret, function(local, PROMOTES), RotationRules=rules)
 
     described = store.describe_secret(SecretId=secret)
     assert described["RotationRules"] == rules
@@ -854,9 +863,9 @@ def test_the_schedule_is_kept_and_shown(
 
 
 def test_two_kinds_of_schedule_at_once_are_refused(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, NOTHING)
+    arn = function(local, NOTHING)
 
     code = code_of(
         lambda: store.rotate_secret(
@@ -876,9 +885,9 @@ def test_a_secret_without_a_rotation_function_is_not_rotated(
 
 
 def test_a_function_that_does_not_exist_is_not_found(
-    aws: LocalAws, store: SecretsManagerClient, secret: str
+    local: LocalAws, store: SecretsManagerClient, secret: str
 ) -> None:
-    arn = function(aws, NOTHING) + "-not"
+    arn = function(local, NOTHING) + "-not"
 
     code = code_of(lambda: store.rotate_secret(SecretId=secret, RotationLambdaARN=arn))
 
@@ -898,10 +907,10 @@ def test_a_function_that_does_not_exist_is_not_found(
     ],
 )
 def test_a_function_that_secrets_manager_may_not_call_is_refused(
-    aws: LocalAws, store: SecretsManagerClient, secret: str, statement: dict[str, str] | None
+    local: LocalAws, store: SecretsManagerClient, secret: str, statement: dict[str, str] | None
 ) -> None:
-    arn = function(aws, NOTHING)
-    functions = boto3.client("lambda", **aws.settings())
+    arn = function(local, NOTHING)
+    functions = boto3.client("lambda", **local.settings())
     functions.remove_permission(FunctionName="rotate", StatementId="secrets-manager")
     if statement:
         functions.add_permission(
@@ -921,7 +930,7 @@ def test_a_function_that_secrets_manager_may_not_call_is_refused(
 # ---------------------------------------------------------------------- functions
 
 
-def test_a_function_sees_the_lambda_environment(aws: LocalAws) -> None:
+def test_a_function_sees_the_lambda_environment(local: LocalAws) -> None:
     code = """
 import os, sys
 def handler(event, context):
@@ -930,39 +939,39 @@ def handler(event, context):
             sorted(n for n in os.environ if not n.startswith("AWS_")),
             os.environ["AWS_ENDPOINT_URL"]]
 """
-    arn = function(aws, code)
+    arn = function(local, code)
 
-    seen, failed = invoke(aws, "rotate", {})
+    seen, failed = invoke(local, "rotate", {})
 
     plain = ["LAMBDA_TASK_ROOT", "LANG", "PATH", "TZ", "_HANDLER"]
     assert not failed
     assert isinstance(seen, list)
     assert seen[:4] == ["rotate", arn, 36, True]
     assert [name for name in seen[4] if name != "LC_CTYPE"] == plain
-    assert seen[5] == aws.endpoint_url
+    assert seen[5] == local.endpoint_url
 
 
-def test_a_process_is_kept_warm(aws: LocalAws) -> None:
-    function(aws, "import os\ndef handler(event, context):\n    return os.getpid()\n")
+def test_a_process_is_kept_warm(local: LocalAws) -> None:
+    function(local, "import os\ndef handler(event, context):\n    return os.getpid()\n")
 
-    assert invoke(aws, "rotate", {}) == invoke(aws, "rotate", {})
+    assert invoke(local, "rotate", {}) == invoke(local, "rotate", {})
 
 
-def test_new_settings_get_a_new_process(aws: LocalAws) -> None:
-    function(aws, "import os\ndef handler(event, context):\n    return os.environ.get('X')\n")
-    invoke(aws, "rotate", {})
+def test_new_settings_get_a_new_process(local: LocalAws) -> None:
+    function(local, "import os\ndef handler(event, context):\n    return os.environ.get('X')\n")
+    invoke(local, "rotate", {})
 
-    boto3.client("lambda", **aws.settings()).update_function_configuration(
+    boto3.client("lambda", **local.settings()).update_function_configuration(
         FunctionName="rotate", Environment={"Variables": {"X": "1"}}
     )
 
-    assert invoke(aws, "rotate", {}) == ("1", False)
+    assert invoke(local, "rotate", {}) == ("1", False)
 
 
-def test_a_function_is_killed_when_its_time_is_up(aws: LocalAws) -> None:
-    function(aws, "import time\ndef handler(event, context):\n    time.sleep(30)\n", timeout_s=1)
+def test_a_function_is_killed_when_its_time_is_up(local: LocalAws) -> None:
+    function(local, "import time\ndef handler(event, context):\n    time.sleep(30)\n", timeout_s=1)
 
-    answer, failed = invoke(aws, "rotate", {})
+    answer, failed = invoke(local, "rotate", {})
 
     assert failed
     assert answer == {
@@ -971,30 +980,30 @@ def test_a_function_is_killed_when_its_time_is_up(aws: LocalAws) -> None:
     }
 
 
-def test_a_function_that_raises_answers_as_lambda_does(aws: LocalAws) -> None:
-    function(aws, FAILS)
+def test_a_function_that_raises_answers_as_lambda_does(local: LocalAws) -> None:
+    function(local, FAILS)
 
-    answer, failed = invoke(aws, "rotate", {})
+    answer, failed = invoke(local, "rotate", {})
 
     assert failed
     assert isinstance(answer, dict)
     assert (answer["errorType"], answer["errorMessage"]) == ("ValueError", "no")
 
 
-def test_a_function_that_exits_does_not_hang(aws: LocalAws) -> None:
-    function(aws, "import os\ndef handler(event, context):\n    os._exit(3)\n")
+def test_a_function_that_exits_does_not_hang(local: LocalAws) -> None:
+    function(local, "import os\ndef handler(event, context):\n    os._exit(3)\n")
 
-    answer, failed = invoke(aws, "rotate", {})
+    answer, failed = invoke(local, "rotate", {})
 
     assert failed
     assert isinstance(answer, dict)
     assert answer["errorType"] == "Runtime.ExitError"
 
 
-def test_a_function_that_cannot_be_imported_says_why(aws: LocalAws) -> None:
-    function(aws, "import no_such_module\n")
+def test_a_function_that_cannot_be_imported_says_why(local: LocalAws) -> None:
+    function(local, "import no_such_module\n")
 
-    answer, failed = invoke(aws, "rotate", {})
+    answer, failed = invoke(local, "rotate", {})
 
     assert failed
     assert isinstance(answer, dict)
@@ -1002,7 +1011,7 @@ def test_a_function_that_cannot_be_imported_says_why(aws: LocalAws) -> None:
     assert "no_such_module" in answer["errorMessage"]
 
 
-def test_what_a_function_writes_is_in_its_log_group(aws: LocalAws) -> None:
+def test_what_a_function_writes_is_in_its_log_group(local: LocalAws) -> None:
     code = """
 import logging, sys
 def handler(event, context):
@@ -1010,32 +1019,32 @@ def handler(event, context):
     logging.warning("logged")
     print("to stderr", file=sys.stderr)
 """
-    function(aws, code)
+    function(local, code)
 
-    assert invoke(aws, "rotate", {}) == (None, False)
+    assert invoke(local, "rotate", {}) == (None, False)
 
-    assert logged(aws).splitlines() == ["printed", "[WARNING]\tlogged", "to stderr"]
+    assert logged(local).splitlines() == ["printed", "[WARNING]\tlogged", "to stderr"]
 
 
-def test_an_asynchronous_call_does_not_wait(aws: LocalAws, tmp_path: Path) -> None:
-    function(aws, WAITS.replace("FOLDER", str(tmp_path)))
-    functions = boto3.client("lambda", **aws.settings())
+def test_an_asynchronous_call_does_not_wait(local: LocalAws, tmp_path: Path) -> None:
+    function(local, WAITS.replace("FOLDER", str(tmp_path)))
+    functions = boto3.client("lambda", **local.settings())
 
     answer = functions.invoke(FunctionName="rotate", InvocationType="Event", Payload=b"{}")
 
     assert answer["StatusCode"] == 202
     (tmp_path / "go").touch()
-    assert aws.settle()
+    assert local.settle()
     assert (tmp_path / "started").exists()
 
 
 def test_a_stop_ends_the_processes_of_functions(tmp_path: Path) -> None:
     code = "import os\ndef handler(event, context):\n    return os.getpid()\n"
-    with LocalAws() as aws:
-        function(aws, code)
-        function(aws, WAITS.replace("FOLDER", str(tmp_path)), name="busy")
-        pid, _ = invoke(aws, "rotate", {})
-        boto3.client("lambda", **aws.settings()).invoke(
+    with LocalAws() as local:
+        function(local, code)
+        function(local, WAITS.replace("FOLDER", str(tmp_path)), name="busy")
+        pid, _ = invoke(local, "rotate", {})
+        boto3.client("lambda", **local.settings()).invoke(
             FunctionName="busy", InvocationType="Event", Payload=b"{}"
         )
         until((tmp_path / "started").exists)
@@ -1059,10 +1068,10 @@ def handler(event, context):
 import os, signal, sys, threading
 sys.path[:0] = {sys.path!r}
 from test_local_aws import *
-aws = LocalAws()
-aws.start()
-function(aws, {code!r}, timeout_s=600)
-threading.Thread(target=invoke, args=(aws, "rotate", {{}}), daemon=True).start()
+local = LocalAws()
+local.start()
+function(local, {code!r}, timeout_s=600)
+threading.Thread(target=invoke, args=(local, "rotate", {{}}), daemon=True).start()
 until(Path({str(tmp_path)!r}, "pid").exists)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -1077,27 +1086,27 @@ os.kill(os.getpid(), signal.SIGKILL)
 # ---------------------------------------------------------------------- events
 
 
-def test_an_event_reaches_a_function(aws: LocalAws) -> None:
-    arn = function(aws, PRINTS, name="notified")
-    events = boto3.client("events", **aws.settings())
+def test_an_event_reaches_a_function(local: LocalAws) -> None:
+    arn = function(local, PRINTS, name="notified")
+    events = boto3.client("events", **local.settings())
     events.put_rule(Name="rule", EventPattern=json.dumps({"source": ["mine"]}))
     events.put_targets(Rule="rule", Targets=[{"Id": "1", "Arn": arn}])
 
     events.put_events(Entries=[{"Source": "mine", "DetailType": "kind", "Detail": '{"a": 1}'}])
     events.put_events(Entries=[{"Source": "other", "DetailType": "kind", "Detail": "{}"}])
 
-    assert aws.settle()
-    log = logged(aws, "notified")
+    assert local.settle()
+    log = logged(local, "notified")
     assert log.count("EVENT") == 1
     assert "'detail': {'a': 1}" in log
     assert "'account': '123456789012'" in log
     assert f"'time': '{datetime.now(UTC).year}-" in log
 
 
-def test_an_event_reaches_a_topic_in_the_words_of_its_rule(aws: LocalAws) -> None:
-    topics = boto3.client("sns", **aws.settings())
-    queues = boto3.client("sqs", **aws.settings())
-    events = boto3.client("events", **aws.settings())
+def test_an_event_reaches_a_topic_in_the_words_of_its_rule(local: LocalAws) -> None:
+    topics = boto3.client("sns", **local.settings())
+    queues = boto3.client("sqs", **local.settings())
+    events = boto3.client("events", **local.settings())
     topic = topics.create_topic(Name="alerts")["TopicArn"]
     queue = queues.create_queue(QueueName="mails")["QueueUrl"]
     topics.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue_arn(queues, queue))
@@ -1110,7 +1119,7 @@ def test_an_event_reaches_a_topic_in_the_words_of_its_rule(aws: LocalAws) -> Non
 
     events.put_events(Entries=[{"Source": "mine", "DetailType": "k", "Detail": '{"who": "me"}'}])
 
-    assert aws.settle()
+    assert local.settle()
     (message,) = queues.receive_message(QueueUrl=queue)["Messages"]
     assert json.loads(message["Body"])["Message"] == "it was me"
 
@@ -1197,11 +1206,11 @@ def template(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_template_is_deployed_completely(aws: LocalAws, template: Path) -> None:
-    stack = deploy(aws, template, parameters={"Name": "my/secret", "Email": "me@example.org"})
+def test_a_template_is_deployed_completely(local: LocalAws, template: Path) -> None:
+    stack = deploy(local, template, parameters={"Name": "my/secret", "Email": "me@example.org"})
 
-    store = boto3.client("secretsmanager", **aws.settings())
-    assert aws.settle()
+    store = boto3.client("secretsmanager", **local.settings())
+    assert local.settle()
     described = store.describe_secret(SecretId="my/secret")
     value = json.loads(store.get_secret_value(SecretId="my/secret")["SecretString"])
     wanted = {"Rotate", "RotateRole", "Permission", "Secret", "Schedule", "Topic", "TopicPolicy"}
@@ -1213,41 +1222,41 @@ def test_a_template_is_deployed_completely(aws: LocalAws, template: Path) -> Non
     assert ":alarm:" in stack.outputs["AlarmArn"]
 
 
-def test_a_deployed_secret_rotates(aws: LocalAws, template: Path) -> None:
-    stack = deploy(aws, template, parameters={"Name": "my/secret"})
-    assert aws.settle()
-    store = boto3.client("secretsmanager", **aws.settings())
+def test_a_deployed_secret_rotates(local: LocalAws, template: Path) -> None:
+    stack = deploy(local, template, parameters={"Name": "my/secret"})
+    assert local.settle()
+    store = boto3.client("secretsmanager", **local.settings())
 
     version = store.rotate_secret(SecretId=stack.resources["Secret"])["VersionId"]
 
-    assert aws.settle()
+    assert local.settle()
     assert current(store, "my/secret") == version
 
 
-def test_what_a_condition_leaves_out_is_not_missed(aws: LocalAws, template: Path) -> None:
-    stack = deploy(aws, template, parameters={"Name": "my/secret"})
+def test_what_a_condition_leaves_out_is_not_missed(local: LocalAws, template: Path) -> None:
+    stack = deploy(local, template, parameters={"Name": "my/secret"})
 
     assert "Subscription" not in stack.resources
 
 
-def test_the_projects_own_template_is_deployed_completely(aws: LocalAws) -> None:
+def test_the_projects_own_template_is_deployed_completely(local: LocalAws) -> None:
     template = Path(__file__).parents[2] / "infra" / "template.yaml"
 
-    stack = deploy(aws, template, parameters={"DatabaseHost": "127.0.0.1", "DatabaseName": "app"})
+    stack = deploy(local, template, parameters={"DatabaseHost": "127.0.0.1", "DatabaseName": "app"})
 
     assert {"Secret", "AdminSecret", "Key", "RotatePostgres", "Schedule"} <= set(stack.resources)
 
 
-def test_a_type_that_the_local_aws_lacks_is_refused_by_name(aws: LocalAws, template: Path) -> None:
-    template.write_text(f"{TEMPLATE.replace('AWS::SNS::TopicPolicy', 'AWS::Nobody::Knows')}")
+def test_a_type_that_is_not_known_is_refused_by_name(local: LocalAws, template: Path) -> None:
+    template.write_text(TEMPLATE.replace("AWS::SNS::TopicPolicy", "AWS::Nobody::Knows"))
 
     with pytest.raises(Unsupported) as refused:
-        deploy(aws, template, parameters={"Name": "my/secret"})
+        deploy(local, template, parameters={"Name": "my/secret"})
 
     assert "AWS::Nobody::Knows" in str(refused.value)
 
 
-def test_a_resource_that_cannot_be_made_is_an_error(aws: LocalAws, template: Path) -> None:
+def test_a_resource_that_cannot_be_made_is_an_error(local: LocalAws, template: Path) -> None:
     template.write_text(
         TEMPLATE.replace("DependsOn: Permission", "").replace(
             "Principal: secretsmanager.amazonaws.com", "Principal: events.amazonaws.com"
@@ -1255,7 +1264,7 @@ def test_a_resource_that_cannot_be_made_is_an_error(aws: LocalAws, template: Pat
     )
 
     with pytest.raises(Misconfigured) as refused:
-        deploy(aws, template, parameters={"Name": "my/secret"})
+        deploy(local, template, parameters={"Name": "my/secret"})
 
     assert "cannot invoke" in str(refused.value)
 
@@ -1265,20 +1274,20 @@ def test_a_resource_that_cannot_be_made_is_an_error(aws: LocalAws, template: Pat
     [("{", "template.yaml"), ("a: b", "Resources"), ("Resources: {A: {Type: X::Y::Z}}", "X::Y::Z")],
 )
 def test_a_template_that_is_wrong_is_named(
-    aws: LocalAws, tmp_path: Path, text: str, word: str
+    local: LocalAws, tmp_path: Path, text: str, word: str
 ) -> None:
     template = tmp_path / "template.yaml"
     template.write_text(text)
 
     with pytest.raises((Misconfigured, Unsupported)) as refused:
-        deploy(aws, template)
+        deploy(local, template)
 
     assert word in str(refused.value)
 
 
-def test_a_parameter_that_the_template_lacks_is_named(aws: LocalAws, template: Path) -> None:
+def test_a_parameter_that_the_template_lacks_is_named(local: LocalAws, template: Path) -> None:
     with pytest.raises(Misconfigured) as refused:
-        deploy(aws, template, parameters={"Name": "my/secret", "Nmae": "x"})
+        deploy(local, template, parameters={"Name": "my/secret", "Nmae": "x"})
 
     assert "Nmae" in str(refused.value)
 

@@ -20,8 +20,6 @@ import psycopg
 import pytest
 
 from keyturn import cli
-from keyturn.errors import Misconfigured
-from keyturn.local.cloud import LocalCloud
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, "-c", "from keyturn.cli import main; main()"]
@@ -81,7 +79,9 @@ def environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def run(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, prelude: str = "", scratch: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     code = f"{prelude}\nfrom keyturn.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -90,7 +90,7 @@ def run(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=60,
         cwd=ROOT,
-        env={**environment(Path(tempfile.gettempdir())), "NO_COLOR": "1"},
+        env={**environment(scratch or Path(tempfile.gettempdir())), "NO_COLOR": "1"},
     )
 
 
@@ -199,21 +199,18 @@ def test_a_template_that_is_not_there_is_two_lines_and_no_traceback() -> None:
     ]
 
 
-def test_a_template_without_the_secret_is_refused_and_nothing_is_left_running(
-    tmp_path: Path,
-) -> None:
+def test_a_start_that_fails_leaves_nothing(scratch: Path, tmp_path: Path) -> None:
     template = tmp_path / "template.yaml"
     template.write_text("Resources: {Topic: {Type: AWS::SNS::Topic}}")
-    cloud = LocalCloud(template)
 
-    with pytest.raises(Misconfigured) as refused:
-        cloud.start()
+    done = run("local", "up", "--template", str(template), scratch=scratch)
 
-    assert "Secret" in str(refused.value)
-    with pytest.raises(Misconfigured):
-        _ = cloud.postgres.folder
-    with pytest.raises(Misconfigured):
-        _ = cloud.aws.endpoint_url
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Error: {template} has no resource named Secret",
+        "Call the application's secret Secret.",
+    ]
+    assert left_in(scratch) == []
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:

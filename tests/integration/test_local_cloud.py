@@ -11,15 +11,20 @@ import psycopg
 import pytest
 
 from keyturn.errors import Misconfigured
+from keyturn.local.aws import LocalAws
 from keyturn.local.cloud import LocalCloud
 
 TEMPLATE = Path(__file__).parents[2] / "infra" / "template.yaml"
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[LocalCloud]:
+def cloud(request: pytest.FixtureRequest) -> Iterator[LocalCloud]:
+    """Start one; the session's local AWS makes room, because there is one per process."""
+    shared: LocalAws = request.getfixturevalue("aws")
+    shared.stop()
     with LocalCloud(TEMPLATE) as started:
         yield started
+    shared.start()
 
 
 def stored(cloud: LocalCloud, resource: str = "Secret") -> dict[str, str]:
