@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 65_536
+ANSWER_TIMEOUT_S = 5.0
 
 
 class Moment(Enum):
@@ -33,6 +34,8 @@ class Verdict(Enum):
 
     PASS = "pass"  # noqa: S105  # not a password
     CUT = "cut"
+    HOLD = "hold"
+    """Cut off the client; the server gets the request later, from `Proxy.release`."""
 
 
 Interrupt = Callable[[int, Moment], Verdict]
@@ -66,6 +69,7 @@ class Proxy:
         self._upstream_port = upstream_port
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._held: list[tuple[socket.socket, bytes]] = []
         self._is_down = False
         self._listener = socket.create_server((self.host, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -101,6 +105,16 @@ class Proxy:
             self.exchanges = self.connections = 0
             self.interrupt = interrupt
 
+    def release(self) -> int:
+        """Deliver what was held, wait for the answers, and return how many there were."""
+        held, self._held = self._held, []
+        for server, data in held:
+            with server, suppress(OSError):
+                server.settimeout(ANSWER_TIMEOUT_S)
+                server.sendall(data)
+                server.recv(CHUNK_BYTES)
+        return len(held)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -121,10 +135,13 @@ class Proxy:
             pair = {client, server}
             self._open |= pair
             stack.callback(self._open.difference_update, pair)
-            self._pump(client, server)
+            held = self._pump(client, server)
+            if held:
+                # A copy of the line, because this one is closed here with the client's.
+                self._held.append((server.dup(), held))
 
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        """Forward both ways until one side ends or an exchange is cut."""
+    def _pump(self, client: socket.socket, server: socket.socket) -> bytes:
+        """Forward both ways until one side ends or an exchange is cut; return what is held."""
         awaits_answer, number = False, 0
         with selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ)
@@ -134,14 +151,15 @@ class Proxy:
                     from_client = key.fileobj is client
                     data = (client if from_client else server).recv(CHUNK_BYTES)
                     if not data:
-                        return
+                        return b""
                     if from_client and not awaits_answer:
                         number = self._next()
                     if from_client is not awaits_answer:
                         moment = Moment.BEFORE if from_client else Moment.AFTER
                         awaits_answer = from_client
-                        if self.interrupt(number, moment) is Verdict.CUT:
-                            return
+                        verdict = self.interrupt(number, moment)
+                        if verdict is not Verdict.PASS:
+                            return data if verdict is Verdict.HOLD else b""
                     (server if from_client else client).sendall(data)
 
     def _next(self) -> int:
