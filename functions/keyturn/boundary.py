@@ -215,13 +215,13 @@ def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
 # ---------------------------------------------------------------------------- logs
 
 _HIDDEN = "***"
-_KEY = r"[\w-]*(?:password|passwd|secretstring|secretbinary|secret_?access_?key|private_?key|token)"
+_KEY = r"(?<![\w-])[\w-]*(?:password|passwd|secretstring|secretbinary|secret_?access_?key|private_?key|token)"
 _SECRET_SHAPES = (
     # {"password": ".."}, {'SecretString': '..'}, password=".."
     re.compile(rf"""(?i)(["']?{_KEY}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""),
     # the same inside a JSON text inside another: {\"password\": \"..\"}
-    re.compile(rf"""(?i)(\\+"{_KEY}\\+"\s*:\s*)(\\+".*?\\+")"""),
-    re.compile(rf"(?i)(\b{_KEY}\s*=\s*)([^\s\"',;&]+)"),  # password=.. in a connection string
+    re.compile(rf"""(?i)((?<!\\)\\+"{_KEY}\\+"\s*:\s*)(\\+".*?\\+")"""),
+    re.compile(rf"(?i)({_KEY}\s*=\s*)([^\s\"',;&]+)"),  # password=.. in a connection string
     re.compile(r"(?i)(\bpassword\s+)('(?:[^']|'')*')"),  # SQL: PASSWORD '..'
     re.compile(r"(SCRAM-SHA-256\$)([\w$:+/=]+)"),  # a verifier
     re.compile(r"(://[^\s:/@]*:)([^\s@/]+)(?=@)"),  # user:password@host
@@ -258,8 +258,10 @@ def quiet_sdk_loggers() -> None:
     """
     known = [*logging.root.manager.loggerDict, *_SDK_LOGGERS]
     for name in known:
-        if name.partition(".")[0] in _SDK_LOGGERS:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        # Only where it is not so already: setting a level empties the cache of every logger.
+        if name.partition(".")[0] in _SDK_LOGGERS and logger.level != logging.WARNING:
+            logger.setLevel(logging.WARNING)
 
 
 def place_of(error: BaseException) -> str:

@@ -6,13 +6,23 @@ import datetime as dt
 import hashlib
 import re
 import ssl
+from pathlib import Path
 
+import pytest
 from cryptography import x509
 
+from keyturn.model import Surroundings
+from keyturn.targets import tls
 from keyturn.targets.tls import RDS_ROOTS
 
-SHA256 = "b9e8bd2daf58f8fe2e43b6a260226bcb9fe1865ce0b64ebfc04846513df6228d"
+SHA256 = "45a1b33f8742c3d1305c85848adaca1c2dcefb6c3070dbcd9d14ca51bb2275e5"
 """Changes only together with a look at what changed: see the file's head."""
+
+
+NAMES = re.compile(
+    r"Amazon RDS [a-z0-9-]+ Root CA (RSA2048|RSA4096|ECC384) G1"
+    r"|Amazon Root CA [1-4]|Starfield Services Root Certificate Authority - G2"
+)
 
 
 def _certificates() -> list[x509.Certificate]:
@@ -23,13 +33,11 @@ def test_the_file_is_the_one_that_was_looked_at() -> None:
     assert hashlib.sha256(RDS_ROOTS.read_bytes()).hexdigest() == SHA256
 
 
-def test_each_is_a_root_of_amazon_rds_and_signed_by_itself() -> None:
+def test_each_is_a_root_of_amazon_and_signed_by_itself() -> None:
     for certificate in _certificates():
         certificate.verify_directly_issued_by(certificate)
         (name,) = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        assert re.fullmatch(
-            r"Amazon RDS [a-z0-9-]+ Root CA (RSA2048|RSA4096|ECC384) G1", str(name.value)
-        )
+        assert NAMES.fullmatch(str(name.value))
         assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
@@ -43,4 +51,31 @@ def test_openssl_takes_them_all() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=str(RDS_ROOTS))
 
-    assert len(context.get_ca_certs()) == len(_certificates()) == 81
+    assert len(context.get_ca_certs()) == len(_certificates()) == 86
+
+
+@pytest.mark.parametrize(
+    "host, is_amazon_alone",
+    [
+        ("db.abc123.eu-west-1.rds.amazonaws.com", True),
+        ("DB.abc123.eu-west-1.RDS.amazonaws.com", True),
+        ("db.abc123.rds.cn-north-1.amazonaws.com.cn", False),
+        ("rds.amazonaws.com.example.com", False),
+        ("db.example.com", False),
+        ("127.0.0.1", False),
+    ],
+)
+def test_amazons_hosts_are_vouched_for_by_amazon_alone(
+    host: str,
+    is_amazon_alone: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    private = tmp_path / "ca.pem"
+    private.write_text("private authority")
+    shipped = RDS_ROOTS.read_text()
+
+    trusted = tls.authorities(host, Surroundings(lambda: 1.0, ca_file=str(private)))
+
+    assert trusted.startswith(shipped)
+    assert trusted.endswith("private authority")
+    assert (len(trusted) < len(shipped) + 100) is is_amazon_alone

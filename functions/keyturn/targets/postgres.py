@@ -406,7 +406,7 @@ def _connect(
         # Never a password in clear, and never a server that does not ask: it proves nothing.
         "require_auth": "scram-sha-256,md5" if place.tls else "scram-sha-256",
     }
-    with tls.authorities_file(surroundings) if place.tls else _nothing() as roots:
+    with tls.authorities_file(place.host, surroundings) if place.tls else _nothing() as roots:
         options |= {"sslmode": "verify-full", "sslrootcert": roots} if roots else _PLAIN
         outcome = _dial(
             make_conninfo(**options, password=credential.secret.reveal()), place, timeout_s
@@ -565,7 +565,7 @@ def _explain_tls(
     place: _Place, addresses: list[str], timeout_s: float, surroundings: Surroundings
 ) -> KeyturnError | None:
     """Repeat the handshake without a login, to say why it failed. None if it does not fail."""
-    context = ssl.create_default_context(cadata=tls.authorities(surroundings))
+    context = ssl.create_default_context(cadata=tls.authorities(place.host, surroundings))
     try:
         with socket.create_connection((addresses[0], place.port), timeout_s) as line:
             line.sendall(_SSL_REQUEST)

@@ -53,21 +53,31 @@ def allows_plaintext(host: str, surroundings: Surroundings) -> bool:
         return False
 
 
-def authorities(surroundings: Surroundings) -> str:
-    """Return every trusted authority as PEM: the system's, Amazon RDS's, and the deployment's."""
+def authorities(host: str, surroundings: Surroundings) -> str:
+    """Return every authority that may vouch for *host*, as PEM.
+
+    Amazon's own for its managed databases, the system's besides for any other host, and in both
+    cases the deployment's. A login parses them all: 150 fewer save 5 ms of CPU.
+    """
     paths = ssl.get_default_verify_paths()
-    files = [Path(paths.cafile or paths.openssl_cafile), RDS_ROOTS]
+    files = [RDS_ROOTS]
+    if not host.lower().endswith(_RDS_HOSTS):
+        files.append(Path(paths.cafile or paths.openssl_cafile))
     found = [file.read_text() for file in files if file.is_file()]
     if surroundings.ca_file:
         found.append(_private_authorities(Path(surroundings.ca_file)))
     return "\n".join(found)
 
 
+_RDS_HOSTS = ".rds.amazonaws.com"
+"""Where every certificate is by an authority in `RDS_ROOTS`. China's hosts end otherwise."""
+
+
 @contextmanager
-def authorities_file(surroundings: Surroundings) -> Iterator[str]:
+def authorities_file(host: str, surroundings: Surroundings) -> Iterator[str]:
     """Write `authorities` to a file for libraries that want a path; remove it afterwards."""
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(authorities(surroundings))
+        file.write(authorities(host, surroundings))
         file.flush()
         yield file.name
 
