@@ -215,7 +215,10 @@ def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
 # ---------------------------------------------------------------------------- logs
 
 _HIDDEN = "***"
-_KEY = r"(?<![\w-])[\w-]*(?:password|passwd|secretstring|secretbinary|secret_?access_?key|private_?key|token)"
+_KEY = (
+    r"(?<![\w-])[\w-]*(?:password|passwd|secretstring|secretbinary"
+    r"|secret_?access_?key|private_?key|token)"
+)
 _SECRET_SHAPES = (
     # {"password": ".."}, {'SecretString': '..'}, password=".."
     re.compile(rf"""(?i)(["']?{_KEY}["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""),
