@@ -11,10 +11,8 @@ import pytest
 
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres
-from keyturn.testing.laboratories import PostgresAlternatingUsers, PostgresSingleUser
+from keyturn.testing.laboratories import LABORATORIES, PostgresSingleUser
 from keyturn.testing.sweep import Bench, Fault, Findings, Recovery, Run, Scenario, scenarios
-
-LABORATORIES = [PostgresSingleUser, PostgresAlternatingUsers]
 
 
 @pytest.fixture(params=LABORATORIES, ids=lambda laboratory: laboratory.NAME)

@@ -135,6 +135,5 @@ class PostgresAlternatingUsers(PostgresSingleUser):
         return Subject(json.dumps(document), frozenset({user, f"{user}_clone"}))
 
 
-def every_laboratory(postgres: Postgres) -> list[PostgresSingleUser]:
-    """Return all there are."""
-    return [PostgresSingleUser(postgres), PostgresAlternatingUsers(postgres)]
+LABORATORIES = (PostgresSingleUser, PostgresAlternatingUsers)
+"""All there are. A new target adds its own here, and is swept with the rest."""

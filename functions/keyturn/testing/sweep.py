@@ -187,7 +187,7 @@ class Worker:
 
 
 class Bench:
-    """Two proxies, two workers and the store's raw state: what every scenario of a laboratory uses."""
+    """Two proxies, two workers and the store's raw state: for every scenario of a laboratory."""
 
     def __init__(self, aws: LocalAws, laboratory: Laboratory) -> None:
         self.aws = aws

@@ -1,0 +1,204 @@
+"""`make proof`: the promises, shown on the real code, as one table per kind of proof.
+
+    python -m keyturn.testing.proof [--only sweep] [--jobs N] [--every N]
+
+The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
+are processors, each with a cloud and a database of its own. Exit code 1 if anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from multiprocessing.queues import Queue
+
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from keyturn.local.aws import LocalAws
+from keyturn.local.postgres import Postgres
+from keyturn.testing.laboratories import LABORATORIES
+from keyturn.testing.sweep import Bench, Fault, Findings, Run, Scenario, scenarios
+
+KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
+
+
+@dataclass
+class Tally:
+    """What the sweep of one laboratory came to."""
+
+    points: dict[int, int] = field(default_factory=dict)
+    played: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, scenario: Scenario, findings: Findings) -> None:
+        """Count one scenario."""
+        self.played += 1
+        self.found.update({kind: bool(getattr(findings, kind)) for kind in KINDS})
+        if findings:
+            self.examples.append(f"{scenario}: {asdict(findings)}")
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether nothing was found."""
+        return not any(self.found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One process's part: every `of`-th scenario of a laboratory, beginning with `first`."""
+
+    laboratory: int
+    first: int
+    of: int
+
+
+Played = tuple[int, Scenario, Findings]
+
+
+def sweep(jobs: int, every: int, console: Console) -> bool:
+    """Play the scenarios of all laboratories; print the table; tell whether it is clean."""
+    points = _points()
+    tallies = [Tally(counted) for counted in points]
+    total = sum(len(range(0, _combinations(counted), every)) for counted in points)
+    with _progress(console, "crash sweep", total) as advance:
+        for laboratory, scenario, findings in _play(jobs, every, len(points)):
+            tallies[laboratory].add(scenario, findings)
+            advance()
+    _print(console, tallies)
+    return all(tally.is_clean for tally in tallies)
+
+
+def _points() -> list[dict[int, int]]:
+    """Count the points of the first and of a later rotation, per laboratory."""
+    counted = []
+    with Postgres() as postgres, LocalAws(region="eu-west-1") as aws:
+        for laboratory in LABORATORIES:
+            with Bench(aws, laboratory(postgres)) as bench:
+                counted.append({earlier: Run(bench).clean(earlier) for earlier in (0, 1)})
+    return counted
+
+
+def _combinations(points: dict[int, int]) -> int:
+    from keyturn.testing.sweep import Recovery
+
+    return sum(points.values()) * len(Fault) * len(Recovery)
+
+
+def _play(jobs: int, every: int, laboratories: int) -> Iterator[Played]:
+    """Share the scenarios out, and yield them as they are played."""
+    context = multiprocessing.get_context("spawn")
+    played: Queue[Played | None] = context.Queue()
+    processes = [
+        context.Process(
+            target=_work,
+            args=[
+                [Share(each, job * every, jobs * every) for each in range(laboratories)],
+                played,
+            ],
+        )
+        for job in range(jobs)
+    ]
+    for process in processes:
+        process.start()
+    left = jobs
+    while left:
+        result = played.get()
+        if result is None:
+            left -= 1
+        else:
+            yield result
+    for process in processes:
+        process.join()
+
+
+def _work(shares: list[Share], played: Queue[Played | None]) -> None:
+    try:
+        with Postgres() as postgres, LocalAws(region="eu-west-1") as aws:
+            for share in shares:
+                _work_on(share, postgres, aws, played)
+    finally:
+        played.put(None)
+
+
+def _work_on(share: Share, postgres: Postgres, aws: LocalAws, played: Queue[Played | None]) -> None:
+    with Bench(aws, LABORATORIES[share.laboratory](postgres)) as bench:
+        for scenario in islice(scenarios(bench), share.first, None, share.of):
+            played.put((share.laboratory, scenario, Run(bench).play(scenario)))
+
+
+def _print(console: Console, tallies: Iterable[Tally]) -> None:
+    table = Table(title="Crash sweep: every external call broken, one more run to mend it")
+    for column in ("target, strategy", "points", "scenarios", *KINDS):
+        is_first = "," in column
+        justify: JustifyMethod = "left" if is_first else "right"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_first)
+    for laboratory, tally in zip(LABORATORIES, tallies, strict=True):
+        points = " + ".join(map(str, tally.points.values()))
+        found = [str(tally.found[kind]) for kind in KINDS]
+        table.add_row(laboratory.NAME, points, str(tally.played), *found)
+    console.print(table)
+    console.print(
+        "points: external calls of the first and of a later rotation; each with"
+        f" {len(Fault)} faults ({', '.join(fault.value for fault in Fault)}) and 3 recoveries."
+    )
+    for tally in tallies:
+        for example in tally.examples[:10]:
+            console.print(f"  {example}", style="red")
+
+
+class _progress:  # noqa: N801  # used like a function
+    """Show how far long work is; one line at the end where nobody watches."""
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._console, self._what, self._total = console, what, total
+
+    def __enter__(self) -> Callable[[], None]:
+        self._started = time.monotonic()
+        self._progress.start()
+        task = self._progress.add_task(self._what, total=self._total)
+        return lambda: self._progress.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        took_s = time.monotonic() - self._started
+        self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
+
+
+PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
+    "sweep": lambda options, console: sweep(options.jobs, options.every, console),
+}
+
+
+def main() -> int:
+    """Run the proofs that were asked for."""
+    parser = argparse.ArgumentParser(prog="make proof", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", choices=PROOFS, help="one kind of proof")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--every", type=int, default=1, help="play every n-th scenario only")
+    options = parser.parse_args()
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    chosen = [options.only] if options.only else list(PROOFS)
+    results = [PROOFS[name](options, console) for name in chosen]
+    console.print("clean" if all(results) else "NOT clean", style="bold")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
