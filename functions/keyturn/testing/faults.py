@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 65_536
+QUIET_S = 0.05
+"""A client that has sent nothing for so long has sent its whole request."""
 ANSWER_TIMEOUT_S = 5.0
 
 
@@ -158,8 +160,10 @@ class Proxy:
                         moment = Moment.BEFORE if from_client else Moment.AFTER
                         awaits_answer = from_client
                         verdict = self.interrupt(number, moment)
-                        if verdict is not Verdict.PASS:
-                            return data if verdict is Verdict.HOLD else b""
+                        if verdict is Verdict.HOLD:
+                            return data + _rest(client)
+                        if verdict is Verdict.CUT:
+                            return b""
                     (server if from_client else client).sendall(data)
 
     def _next(self) -> int:
@@ -171,3 +175,13 @@ class Proxy:
         for line in list(self._open):
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+
+
+def _rest(client: socket.socket) -> bytes:
+    """Return what more of a request comes: HTTP clients send its body apart."""
+    rest = b""
+    client.settimeout(QUIET_S)
+    with suppress(TimeoutError):
+        while data := client.recv(CHUNK_BYTES):
+            rest += data
+    return rest
