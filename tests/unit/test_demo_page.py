@@ -274,6 +274,21 @@ def test_charts_have_words_for_those_who_do_not_see_them() -> None:
         )
 
 
+def test_a_close_up_leaves_out_what_came_later() -> None:
+    later = KnownVersion("33333333-later", "late")
+    made = recording()
+    made = replace(
+        made,
+        versions=(*made.versions, later),
+        tries=(*made.tries, Try(0.95, later.version_id, accepted=False)),
+    )
+
+    whole, close_up = charts(parsed(page([made], MEASURED_AT)))
+
+    assert "late" in "".join(text for row in whole.iter("text") for text in row.itertext())
+    assert "late" not in "".join(text for row in close_up.iter("text") for text in row.itertext())
+
+
 def test_the_page_fits_dark_and_light() -> None:
     assert "prefers-color-scheme: dark" in page([recording()], MEASURED_AT)
 

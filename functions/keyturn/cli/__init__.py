@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from keyturn import __version__
-from keyturn.cli import local, plan
+from keyturn.cli import demo, local, plan
 from keyturn.errors import KeyturnError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     # Locals may hold what a secret was read into.
     pretty_exceptions_show_locals=False,
 )
+app.command()(demo.demo)
 app.add_typer(local.app, name="local")
 app.add_typer(plan.app, name="plan")
 

@@ -1,0 +1,163 @@
+"""`keyturn demo`: see a rotation on this machine, and who could log in meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyturn.errors import Misconfigured
+from keyturn.local.demo_recording import METHOD, Recording, Strategy, is_good
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+MOST_ROTATIONS = 9
+"""With more, the prober is too slow for its many versions, and the page has too many rows."""
+
+INTERRUPTED = 130
+"""The exit code that shells give to Ctrl-C."""
+
+_Report = Callable[[Strategy, str, int], None]
+
+
+def demo(
+    strategy: Annotated[
+        Strategy | None, typer.Option(help="Show only this one.", show_default="both")
+    ] = None,
+    rotations: Annotated[
+        int, typer.Option(min=1, max=MOST_ROTATIONS, help="How many in a row.")
+    ] = 3,
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path(
+        "demo-out/index.html"
+    ),
+    template: Annotated[Path, typer.Option(help="The SAM template to deploy.")] = Path(
+        "infra/template.yaml"
+    ),
+) -> None:
+    """Rotate a PostgreSQL password while an application keeps logging in; show what happened.
+
+    PostgreSQL is real, the rotation function is real, AWS is simulated on this machine. Fails if
+    a rotation does not finish, or if alternating-users refuses a single login.
+    """
+    from rich.console import Console
+
+    from keyturn.local import require
+
+    require()
+    # When a second template is translated, the first translator writes that it has metrics which
+    # nobody published. It has: nobody wants them.
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)
+    console = Console(highlight=False, markup=False, emoji=False)
+    file = _place(out)
+    with _stopped_by_signals(console), _progress(console, rotations) as report:
+        recordings = [
+            _record(each, template, rotations, report)
+            for each in ([strategy] if strategy else Strategy)
+        ]
+    _write_page(file, recordings)
+    _show(console, recordings, file)
+    if not all(map(is_good, recordings)):
+        raise typer.Exit(1)
+
+
+def _record(strategy: Strategy, template: Path, rotations: int, report: _Report) -> Recording:
+    from keyturn.local.demo import record
+
+    told = partial(report, strategy)
+    return record(strategy, template=template, rotations=rotations, report=told)
+
+
+@contextlib.contextmanager
+def _progress(console: Console, rotations: int) -> Iterator[_Report]:
+    """Show what happens: moving in a terminal, line by line elsewhere."""
+    if not console.is_terminal:
+        yield lambda strategy, text, _: console.print(f"{strategy.value}: {text}")
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    tasks: dict[Strategy, TaskID] = {}
+    with Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.fields[strategy]}", markup=False),
+        BarColumn(bar_width=16),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+    ) as shown:
+
+        def report(strategy: Strategy, text: str, done: int) -> None:
+            if strategy not in tasks:
+                named = strategy.value.ljust(max(len(each.value) for each in Strategy))
+                tasks[strategy] = shown.add_task(text, total=rotations, strategy=named)
+            shown.update(tasks[strategy], description=text, completed=done)
+
+        yield report
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(console: Console) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block, wherever it is, and clean up behind it."""
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped. Nothing is left.")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    # A second Ctrl-C must not interrupt the cleaning up.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _place(out: Path) -> Path:
+    """Make room for the page now: nobody should learn at the end that it cannot be written."""
+    file = out / "index.html" if out.is_dir() else out
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(file, error) from None
+    return file
+
+
+def _write_page(file: Path, recordings: Sequence[Recording]) -> None:
+    from keyturn.local.demo_page import page
+
+    try:
+        file.write_text(page(recordings, datetime.now(UTC)), encoding="utf-8")
+    except OSError as error:
+        raise _not_writable(file, error) from None
+
+
+def _not_writable(file: Path, error: OSError) -> Misconfigured:
+    return Misconfigured(f"{file}: {error.strerror}", remedy="Name another file with --out.")
+
+
+def _show(console: Console, recordings: Sequence[Recording], file: Path) -> None:
+    from keyturn.local.demo_terminal import legend, summary, timeline
+
+    console.print(summary(recordings))
+    for recording in recordings:
+        console.print(timeline(recording, console.width))
+        console.print()
+    console.print(legend())
+    console.print()
+    console.print(METHOD, style="dim")
+    console.print()
+    console.print(f"The same as a picture: {file}", soft_wrap=True)

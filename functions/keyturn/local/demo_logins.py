@@ -1,0 +1,179 @@
+"""Who logs in during the demo: the application, and the prober.
+
+    application   does what any client does: read what is current, log in with it, SELECT 1
+    probe         tries every version that it has seen, current or not, over and over
+
+Both write down what they saw in one `Notebook`. A password lives in a `StoredLogin` only, from
+the read to the login; it is in no repr, no error and no recording. Any failure to log in counts
+as a refusal, whatever its cause: an application is out either way.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+import psycopg
+from botocore.exceptions import ClientError
+
+from keyturn.local.demo_recording import KnownVersion, Login, Look, Try, Verdict
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
+
+PAUSE_S = 0.005
+"""Seconds between two logins of the application: nearly none, but others want the CPU, too."""
+
+PROBE_EVERY_S = 0.025
+"""Seconds from one round of the prober to the next; a round tries every version once."""
+
+CONNECT_TIMEOUT_S = 5
+"""Seconds after which a login counts as refused. PostgreSQL wants a whole number."""
+
+
+class _Connect(TypedDict):
+    """Arguments for `psycopg.connect`."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    dbname: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLogin:
+    """One version's value, as the store gave it.
+
+    Attributes:
+        turn: Held while it is tried: of two tries at the same time, nobody could say which the
+            database answered first.
+    """
+
+    version_id: str
+    user: str
+    _connect: _Connect = field(repr=False)
+    turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def works(self) -> bool:
+        """Log in, ask for something, log out."""
+        try:
+            with psycopg.connect(
+                **self._connect,
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                sslmode="disable",  # on loopback
+                gssencmode="disable",
+            ) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.Error:
+            return False
+
+
+class Notebook:
+    """What was seen, in the order in which it was seen. Safe to use from any thread.
+
+    Args:
+        secret: The secret's ARN.
+        clock: Seconds since the beginning.
+    """
+
+    def __init__(self, secret: str, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.logins: list[Login] = []
+        self.looks: list[Look] = []
+        self.tries: list[Try] = []
+        self._secret = secret
+        self._lock = threading.Lock()
+        self._known: dict[str, StoredLogin] = {}
+
+    @property
+    def known(self) -> tuple[StoredLogin, ...]:
+        """Every version seen so far, in the order of appearance."""
+        with self._lock:
+            return tuple(self._known.values())
+
+    @property
+    def versions(self) -> tuple[KnownVersion, ...]:
+        """The same without passwords."""
+        return tuple(KnownVersion(login.version_id, login.user) for login in self.known)
+
+    def read_current(self, store: SecretsManagerClient) -> StoredLogin:
+        """Read what the store serves."""
+        login = self._read(store, CURRENT)
+        self.looks.append(Look(self.clock(), login.version_id))
+        return login
+
+    def read_pending(self, store: SecretsManagerClient) -> None:
+        """Read what the store keeps for later, if there is something."""
+        try:
+            self._read(store, PENDING)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise
+
+    def try_out(self, login: StoredLogin) -> bool:
+        """Ask the database whether it accepts *login*."""
+        with login.turn:
+            works = login.works()
+            # When the answer is here: the server decides at the very end of a login.
+            self.tries.append(Try(self.clock(), login.version_id, works))
+        return works
+
+    def _read(self, store: SecretsManagerClient, stage: str) -> StoredLogin:
+        answer = store.get_secret_value(SecretId=self._secret, VersionStage=stage)
+        login = _stored_login(answer["VersionId"], answer["SecretString"])
+        with self._lock:
+            return self._known.setdefault(login.version_id, login)
+
+
+def application(
+    notebook: Notebook, stopped: threading.Event, *, store: SecretsManagerClient
+) -> None:
+    """Log in with what is current, until *stopped*."""
+    while not stopped.wait(PAUSE_S):
+        began_s = notebook.clock()
+        login = notebook.read_current(store)
+        verdict = _enter(notebook, store, login)
+        notebook.logins.append(Login(began_s, notebook.clock(), login.version_id, verdict))
+
+
+def probe(notebook: Notebook, stopped: threading.Event, *, store: SecretsManagerClient) -> None:
+    """Try every version, until *stopped*."""
+    left_s = 0.0
+    while not stopped.wait(left_s):
+        began_s = notebook.clock()
+        notebook.read_current(store)
+        notebook.read_pending(store)
+        for login in notebook.known:
+            notebook.try_out(login)
+        left_s = max(0.0, began_s + PROBE_EVERY_S - notebook.clock())
+
+
+def _enter(notebook: Notebook, store: SecretsManagerClient, login: StoredLogin) -> Verdict:
+    if notebook.try_out(login):
+        return Verdict.IN
+    fresh = notebook.read_current(store)
+    if fresh.version_id != login.version_id and notebook.try_out(fresh):
+        return Verdict.FRESH_READ
+    return Verdict.FAILED
+
+
+def _stored_login(version_id: str, text: str) -> StoredLogin:
+    value = json.loads(text)
+    return StoredLogin(
+        version_id,
+        value["username"],
+        {
+            "host": value["host"],
+            "port": value["port"],
+            "user": value["username"],
+            "password": value["password"],
+            "dbname": value["dbname"],
+        },
+    )
