@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import boto3
 import pytest
 
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres, find_system, system
+
+pytest_plugins = ["canary", "pytester"]
 
 REQUIRE_SERVERS = os.environ.get("KEYTURN_REQUIRE_SERVERS") == "1"
 
@@ -23,6 +26,13 @@ def need(*, present: bool, what: str, install: str) -> None:
     pytest.skip(message)
 
 
+def _search(server: Postgres) -> None:
+    """Let the canary read what a server wrote about us."""
+    from canary import check  # pytest wants to load its plugin itself, first
+
+    check(server.log_text(), "the database server's log")
+
+
 @pytest.fixture(autouse=True)
 def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the cloud, the database or the settings of whoever runs it."""
@@ -33,6 +43,7 @@ def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the first credentials it saw
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +51,7 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL from the wheel: no TLS."""
     with Postgres() as server:
         yield server
+        _search(server)
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +67,7 @@ def system_postgres() -> Iterator[Postgres]:
         },
     ) as server:
         yield server
+        _search(server)
 
 
 @pytest.fixture(scope="session")

@@ -39,10 +39,15 @@ def rows(
 
 
 def make_login(server: Postgres, name: str, password: str) -> None:
-    """Create a login."""
+    """Create a login, by verifier: the server's own log is searched for passwords."""
     with psycopg.connect(**server.superuser(), autocommit=True) as connection:
+        verifier = connection.pgconn.encrypt_password(
+            password.encode(), name.encode(), b"scram-sha-256"
+        )
         connection.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), password)
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+                sql.Identifier(name), verifier.decode()
+            )
         )
 
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 65_536
-QUIET_S = 0.05
+QUIET_S = 0.25
 """A client that has sent nothing for so long has sent its whole request."""
 ANSWER_TIMEOUT_S = 5.0
 
