@@ -1,4 +1,4 @@
-"""The command line: `keyturn local up`, `keyturn plan check`, `keyturn plan schema`.
+"""The command line: `keyturn demo`, `keyturn local up`, `keyturn plan check|schema`.
 
 Every command is thin: it calls the library and shows what came back. What a command needs is
 imported when it runs, so that `keyturn --help` needs no extra. Nothing secret is printed.

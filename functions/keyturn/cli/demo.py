@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -53,9 +52,6 @@ def demo(
     from keyturn.local import require
 
     require()
-    # When a second template is translated, the first translator writes that it has metrics which
-    # nobody published. It has: nobody wants them.
-    logging.getLogger("samtranslator").setLevel(logging.ERROR)
     console = Console(highlight=False, markup=False, emoji=False)
     file = _place(out)
     with _stopped_by_signals(console), _progress(console, rotations) as report:

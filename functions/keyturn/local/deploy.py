@@ -155,7 +155,9 @@ def _transformed(aws: LocalAws, template: Path, document: dict[str, Any]) -> dic
     # With a session of ours: it would ask the environment for the region otherwise.
     session = boto3.Session(region_name=aws.region)
     try:
-        plain = Translator(policies, Parser(), boto_session=session).translate(document, {})
+        translator = Translator(policies, Parser(), boto_session=session)
+        plain = translator.translate(document, {})
+        translator.metrics.publish()  # to nobody; what is not published is complained about
     except InvalidDocumentException as error:
         causes = "; ".join(cause.message for cause in error.causes)
         raise Misconfigured(f"{template}: {causes}", remedy="Mend the template.") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -105,6 +106,7 @@ def _play(jobs: int, every: int, laboratories: int) -> Iterator[Played]:
                 [Share(each, job * every, jobs * every) for each in range(laboratories)],
                 played,
             ],
+            daemon=True,  # ends with us, however we end
         )
         for job in range(jobs)
     ]
@@ -193,6 +195,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--every", type=int, default=1, help="play every n-th scenario only")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     console = Console() if sys.stdout.isatty() else Console(width=110)
     chosen = [options.only] if options.only else list(PROOFS)
     results = [PROOFS[name](options, console) for name in chosen]
