@@ -11,6 +11,7 @@ from psycopg import sql
 
 from keyturn.local.postgres import Postgres
 from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.targets.postgres import Postgres as Target
 
 _numbers = itertools.count(1)
 
@@ -71,3 +72,12 @@ def credential(
     }
     text = json.dumps({**fields, "username": name, "password": password})
     return Credential(name, Sensitive(password), fields, Sensitive(text))
+
+
+def set_in_another_process(document: str, password: str) -> None:
+    """Set a login's own password; to be run, and killed, as a process."""
+    value = json.loads(document)
+    login = Credential(value["username"], Sensitive(value["password"]), value)
+    with Target(plenty_of_time()).login(login) as session:
+        assert session is not None
+        session.set_password(login.principal, Sensitive(password))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from databases import (
     make_login,
     plenty_of_time,
     rows,
+    set_in_another_process,
     unused_name,
 )
-from keyturn.errors import Denied, Drifted, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Busy, Denied, Drifted, KeyturnError, Misconfigured, Unreachable
 from keyturn.local.postgres import Postgres as Server
 from keyturn.local.postgres import find_system
 from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.targets import postgres as targets_postgres
 from keyturn.targets.postgres import Postgres
 
 CANARY = "Canary7-" + "postgres"
@@ -358,6 +361,56 @@ def test_a_lock_is_not_waited_for_longer_than_allowed(postgres: Server) -> None:
                 session.set_password(name, Sensitive("second"))
 
     assert _why(credential(postgres, name, "first")) is None
+
+
+def test_a_change_that_comes_too_late_is_refused_by_the_server(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stalled after its last look, until another rotation had come and gone."""
+    monkeypatch.setattr(targets_postgres, "ACT_WITHIN_S", 0.05)
+    name = unused_name("app")
+    make_login(postgres, name, "first")
+
+    with _engine().login(credential(postgres, name, "first")) as session:
+        assert session is not None
+        time.sleep(0.1)
+        with pytest.raises(Busy, match="too late"):
+            session.set_password(name, Sensitive("second"))
+
+    assert _why(credential(postgres, name, "first")) is None
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_worker_killed_while_it_waits_for_a_lock_changes_nothing_later(
+    server: Server, ends: str
+) -> None:
+    """The server would give a dead client's change effect when the lock is released."""
+    name = unused_name("app")
+    make_login(server, name, "first")
+    login = credential(server, name, "first")
+    with psycopg.connect(**server.superuser()) as holder:
+        holder.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 9").format(sql.Identifier(name)))
+        worker = multiprocessing.get_context("spawn").Process(
+            target=set_in_another_process, args=[login.document.reveal(), "second"]
+        )
+        worker.start()
+        _wait_for_a_lock(server, name)
+        worker.kill()
+        worker.join()
+        time.sleep(0.5)
+        holder.execute("COMMIT" if ends == "commit" else "ROLLBACK")
+
+    time.sleep(0.2)
+    assert _why(login) is None
+    assert _why(replace(login, secret=Sensitive("second"))) is not None
+
+
+def _wait_for_a_lock(server: Server, name: str) -> None:
+    query = "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 20
+    while not rows(server, query, name):
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

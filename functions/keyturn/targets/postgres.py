@@ -22,12 +22,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from threading import Timer
 from typing import TYPE_CHECKING, NoReturn
 
 from keyturn.document import kind_of
-from keyturn.errors import Denied, Drifted, KeyturnError, Misconfigured, Unreachable, Unsupported
+from keyturn.errors import (
+    Busy,
+    Denied,
+    Drifted,
+    KeyturnError,
+    Misconfigured,
+    Unreachable,
+    Unsupported,
+)
 from keyturn.model import Credential, Sensitive, Surroundings
 from keyturn.targets import tls
 
@@ -47,6 +54,12 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 3.0
 """Short, because a worker that dies while it waits for a lock must not change anything later."""
+ACT_WITHIN_S = 5.0
+"""A change reaches the server so soon after the login, by the server's clock, or is refused there.
+
+A worker may stall, or a packet, and arrive when another rotation has come and gone. From inside
+the function that cannot be prevented; the server can.
+"""
 MARGIN_S = 1.0
 """Left of the function's time for reporting a failure."""
 TRIES = 5
@@ -93,7 +106,9 @@ class Postgres:
         connection = psycopg.Connection(pgconn)
         try:
             connection.autocommit = True
-            yield _Session(connection, lambda: self._allowance(STATEMENT_TIMEOUT_S, place))
+            session = _Session(connection, lambda: self._allowance(STATEMENT_TIMEOUT_S, place))
+            session.greet()
+            yield session
         finally:
             connection.close()
 
@@ -133,11 +148,15 @@ class _Session:
     ) -> None:
         self._connection = connection
         self._allowance_s = allowance_s
+        self._act_before = ""
+        self.acts_as = ""
 
-    @cached_property
-    def acts_as(self) -> str:
-        """See `Session.acts_as`."""
-        return str(self._rows("SELECT current_user")[0][0])
+    def greet(self) -> None:
+        """Do the least that a consumer must be able to do; learn who we are, and the time there."""
+        within = f"{ACT_WITHIN_S} seconds"
+        query = "SELECT current_user, clock_timestamp() + %s::interval"
+        ((acts_as, act_before),) = self._rows(query, within)
+        self.acts_as, self._act_before = str(acts_as), str(act_before)
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
         """See `Session.set_password`. One exchange, one transaction."""
@@ -216,10 +235,11 @@ class _Session:
         """Run *statements* in one transaction and one exchange."""
         from psycopg import sql
 
-        guards = [
+        guards: list[sql.Composable] = [
             sql.SQL("SET LOCAL {} TO {}").format(sql.Identifier(name), value)
             for name, value in self._guards().items()
         ]
+        guards.append(sql.SQL(_NOT_TOO_LATE).format(self._act_before))
         # The settings that are copied pass through this transaction: guard again after them.
         script = sql.SQL("; ").join([*guards, *statements[:-1], *guards, *statements[-1:]])
         for attempt in range(1, TRIES + 1):
@@ -267,6 +287,12 @@ class _Session:
 
 
 _VERSION_14 = 140000
+_TOO_LATE = "KT001"
+_NOT_TOO_LATE = (
+    "DO $do$ BEGIN IF pg_catalog.clock_timestamp() > {}::timestamptz THEN"
+    f" RAISE EXCEPTION USING ERRCODE = '{_TOO_LATE}', MESSAGE = 'keyturn: too late';"
+    " END IF; END $do$"
+)
 _CONFLICTS = {"XX000", "40001", "40P01", "42710"}
 """Another session changed the same role: XX000 "tuple concurrently updated", or it was made."""
 
@@ -489,6 +515,7 @@ _SQLSTATES: dict[str, tuple[type[KeyturnError], str]] = {
     "42704": (Drifted, "Create the user, or correct `username` in the secret."),
     "53": (Unreachable, "Wait, or raise the server's connection limits."),
     "55P03": (Unreachable, "Another session holds a lock on this role: it is tried again."),
+    _TOO_LATE: (Busy, "Nothing: this worker stalled. It is tried again, or a newer one follows."),
     "57": (Unreachable, "The server is starting, stopping or busy: it is tried again."),
 }
 """SQLSTATE or its class (PostgreSQL, appendix A) -> what to do. The longest match wins."""
@@ -504,6 +531,8 @@ def _verdict(code: str) -> tuple[type[KeyturnError], str]:
 def _condition(code: str) -> str:
     from psycopg import errors
 
+    if code == _TOO_LATE:
+        return "too late"
     try:
         return errors.lookup(code).__name__
     except KeyError:
