@@ -16,8 +16,11 @@ from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot
 Generate = Callable[[], Sensitive]
 """Makes a fresh secret that the target's own rules allow."""
 
-Fence = Callable[[], None]
-"""Raises Busy unless this rotation still holds the pending slot. Called right before an act."""
+Pending = Callable[[], Version]
+"""Reads what is pending now. Raises Busy unless this rotation still holds the slot.
+
+Called right before each act: another rotation may have taken over since anything was last read.
+"""
 
 
 class SecretStore(Protocol):
@@ -72,6 +75,13 @@ class SecretStore(Protocol):
         """
         ...
 
+    def withdraw(self, ref: SecretRef, rotation_id: RotationId) -> None:
+        """Empty the pending slot, if *rotation_id* holds it. The value itself is kept.
+
+        For a rotation that turns out to be over; no target has learnt its value.
+        """
+        ...
+
     def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
         """Make *rotation_id* current and current previous. Compare-and-set against *seen*.
 
@@ -97,16 +107,14 @@ class Target(Protocol):
         """
         ...
 
-    def set(
-        self, pending: Version, current: Version, kept: Iterable[Version], fence: Fence
-    ) -> None:
-        """Make the target accept *pending*. Repeating the call changes nothing.
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        """Make the target accept what is pending. Repeating the call changes nothing.
 
         What makes `accepts` true comes last. *kept* is iterated only when nothing nearer logs in.
-        *fence* is called right before each act.
+        *pending* is called right before each act.
 
         Raises:
-            Drifted: *pending* is for another place or user than this rotation may touch.
+            Drifted: What is pending is for another place or user than this rotation may touch.
             LockedOut: No version known to the store can authorise this.
         """
         ...

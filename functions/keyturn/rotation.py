@@ -77,7 +77,22 @@ class Rotation:
         target = self._targets(current)
         credential = self._stray(snapshot, target) or target.create(current)
         self._store.stage(self.ref, self.rotation_id, credential)
+        self._withdraw_if_overtaken(snapshot)
         return Outcome.DONE
+
+    def _withdraw_if_overtaken(self, seen: Snapshot) -> None:
+        """Give the slot back if another rotation came and went while this worker stalled.
+
+        Staging takes the slot unconditionally. What was staged is based on a current that is no
+        longer, and would be promoted over a newer one.
+        """
+        if self._store.snapshot(self.ref, self.rotation_id).current == seen.current:
+            return
+        self._store.withdraw(self.ref, self.rotation_id)
+        raise Busy(
+            f"{self.ref}: another rotation finished during this step",
+            remedy="Nothing: the newer one stands.",
+        )
 
     def _stray(self, snapshot: Snapshot, target: Target) -> Credential | None:
         """Return what a crashed rotation left pending, if the target already knows it."""
@@ -97,10 +112,8 @@ class Rotation:
         current = self._store.current(self.ref)
         if current.rotation_id == self.rotation_id:
             return Outcome.ALREADY_DONE
-        pending = self._pending()
-        self._targets(current.credential).set(
-            pending, current, self._store.kept(self.ref), self._fence
-        )
+        target = self._targets(current.credential)
+        target.set(self._pending, current, self._store.kept(self.ref))
         return Outcome.DONE
 
     def _test(self) -> Outcome:
@@ -133,12 +146,4 @@ class Rotation:
             raise NotYetAccepted(
                 f"{self.ref}: the target refuses version {version.rotation_id}",
                 remedy="Run the set step again; if it stays so, look at the target's own log.",
-            )
-
-    def _fence(self) -> None:
-        snapshot = self._store.snapshot(self.ref, self.rotation_id)
-        if snapshot.pending != self.rotation_id:
-            raise Busy(
-                f"{self.ref}: rotation {self.rotation_id} no longer holds the pending slot",
-                remedy="Let the newer rotation finish.",
             )

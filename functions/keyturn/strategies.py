@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from keyturn.errors import Denied, Drifted, LockedOut, Misconfigured
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Fence, Generate, PasswordEngine
+from keyturn.ports import Generate, PasswordEngine, Pending, Session
 
 
 class SingleUser:
@@ -31,24 +31,26 @@ class SingleUser:
         self._engine.endpoint(current)
         return replace(current, secret=self._generate())
 
-    def set(
-        self, pending: Version, current: Version, kept: Iterable[Version], fence: Fence
-    ) -> None:
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Makes no failing login when current still works."""
         place = self._place(current.credential)
-        if self._place(pending.credential) != place:
-            raise _elsewhere(pending)
         tried: list[Version] = []
         for version in self._distinct(pending, current, kept, place):
             tried.append(version)
             with self._engine.login(version.credential) as session:
-                if session is None:
-                    continue
-                if version is not pending:
-                    fence()
-                    session.set_password(pending.credential.principal, pending.credential.secret)
-                return
-        raise _locked_out(pending.credential.principal, tried)
+                if session is not None:
+                    self._set_unless_done(session, version, self._checked(pending(), place))
+                    return
+        raise _locked_out(current.credential.principal, tried)
+
+    def _set_unless_done(self, session: Session, authority: Version, pending: Version) -> None:
+        if authority.rotation_id != pending.rotation_id:
+            session.set_password(pending.credential.principal, pending.credential.secret)
+
+    def _checked(self, pending: Version, place: tuple[str, str]) -> Version:
+        if self._place(pending.credential) != place:
+            raise _elsewhere(pending)
+        return pending
 
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`."""
@@ -56,7 +58,7 @@ class SingleUser:
             return session is not None
 
     def _distinct(
-        self, pending: Version, current: Version, kept: Iterable[Version], place: tuple[str, str]
+        self, pending: Pending, current: Version, kept: Iterable[Version], place: tuple[str, str]
     ) -> Iterator[Version]:
         """Yield who may authorise the change, each secret once: a retry may lock the account.
 
@@ -148,27 +150,27 @@ class AlternatingUsers:
             session.check_twin(following.principal, like=current.principal, owner=pair.owner)
         return following
 
-    def set(
-        self, pending: Version, current: Version, kept: Iterable[Version], fence: Fence
-    ) -> None:
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. The admin's authority makes it repeatable without asking first."""
         del kept  # The admin can always set again: no old password is needed.
-        now, following = current.credential, pending.credential
+        now = current.credential
         pair = self._pair(now.principal)
-        # The user of current as it is now, not as it was when pending was made: a late finish
-        # of another rotation may have made pending's user the live one.
-        if following.principal != pair.other(now.principal):
-            raise _elsewhere(pending)
-        if self._engine.endpoint(following) != self._engine.endpoint(now):
-            raise _elsewhere(pending)
+        twin = pair.other(now.principal)
         with self._engine.login(self._authority(now)) as session:
             if session is None:
                 raise _admin_refused()
-            session.check_twin(following.principal, like=now.principal, owner=pair.owner)
-            fence()
-            session.set_twin(
-                following.principal, following.secret, like=now.principal, owner=pair.owner
-            )
+            session.check_twin(twin, like=now.principal, owner=pair.owner)
+            # Whose turn it is follows from current as it is now, not as it was when pending was
+            # made: a late finish of another rotation may have made pending's user the live one.
+            secret = self._checked(pending(), twin, now).credential.secret
+            session.set_twin(twin, secret, like=now.principal, owner=pair.owner)
+
+    def _checked(self, pending: Version, twin: str, current: Credential) -> Version:
+        following = pending.credential
+        ours, theirs = self._engine.endpoint(current), self._engine.endpoint(following)
+        if following.principal != twin or ours != theirs:
+            raise _elsewhere(pending)
+        return pending
 
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`. A login that does not act as the owner cannot do current's work."""
@@ -197,9 +199,9 @@ def _host(endpoint: str) -> str:
     return endpoint.partition("/")[0]
 
 
-def _chain(current: Version, pending: Version, kept: Iterable[Version]) -> Iterator[Version]:
+def _chain(current: Version, pending: Pending, kept: Iterable[Version]) -> Iterator[Version]:
     yield current
-    yield pending
+    yield pending()
     yield from kept
 
 

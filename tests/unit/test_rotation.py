@@ -219,6 +219,26 @@ def test_a_worker_overtaken_inside_set_does_not_act() -> None:
     assert lab.database.would_accept(lab.serves())
 
 
+def test_a_worker_overtaken_inside_create_gives_the_slot_back(lab: Lab) -> None:
+    """Staging takes the slot unconditionally: the late value must not be promoted over a newer."""
+    stalled = lab.begin(R1)
+
+    def overtake(number: int, name: str) -> None:
+        del number
+        if name == "store.put":
+            lab.world.before = lambda *_: None
+            lab.begin(R2).run()
+
+    lab.world.before = overtake
+    with pytest.raises(Busy, match="another rotation finished"):
+        stalled.perform(Step.CREATE)
+
+    assert lab.version_served().rotation_id == R2
+    with pytest.raises(KeyturnError):
+        stalled.perform(Step.FINISH)
+    lab.begin(R3).run()
+
+
 def test_an_abandoned_rotation_is_found_among_the_versions_kept() -> None:
     """The official single-user template is locked out here for good."""
     lab = Lab("labelled", "single")
@@ -246,7 +266,7 @@ def test_a_lock_out_names_versions_and_tries_each_secret_once() -> None:
     assert lab.database.failed_logins == 3
 
 
-def test_a_pending_value_for_another_host_is_refused_before_any_login(lab: Lab) -> None:
+def test_a_pending_value_for_another_host_is_refused_before_any_change(lab: Lab) -> None:
     rotation = lab.begin(R1)
     elsewhere = Credential("app_clone", Sensitive("made-1"), {"host": "evil"})
     if lab.strategy == "single":
@@ -256,7 +276,7 @@ def test_a_pending_value_for_another_host_is_refused_before_any_login(lab: Lab) 
     with pytest.raises(Drifted):
         rotation.perform(Step.SET)
 
-    assert "database.login" not in lab.world.calls
+    assert "database.set" not in lab.world.calls
 
 
 def test_a_pending_value_for_the_user_that_is_current_is_refused() -> None:

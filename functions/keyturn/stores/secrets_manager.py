@@ -152,6 +152,18 @@ class SecretsManager:
             answers={"ResourceExistsException": None},
         )
 
+    def withdraw(self, ref: SecretRef, rotation_id: RotationId) -> None:
+        """See `SecretStore.withdraw`."""
+        ask_aws(
+            "UpdateSecretVersionStage",
+            ref,
+            lambda: self._client.update_secret_version_stage(
+                SecretId=ref, VersionStage=PENDING, RemoveFromVersionId=rotation_id
+            ),
+            # The label is on another version by now, or on none.
+            answers=dict.fromkeys(("InvalidParameterException", "InvalidRequestException")),
+        )
+
     def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
         """See `SecretStore.promote`. AWSPREVIOUS moves by itself, in the same call."""
         if seen.current == rotation_id:

@@ -26,7 +26,7 @@ from keyturn.errors import (
     Unreachable,
 )
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import SecretStore, Target
+from keyturn.ports import Pending, SecretStore, Target
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
@@ -55,11 +55,13 @@ def version(credential: Credential, name: str) -> Version:
     return Version(RotationId(name), credential, MADE_AT)
 
 
-def _clear() -> None:
-    """Be a fence that lets everybody through."""
+def _held(pending: Version) -> Pending:
+    """Be a slot that this rotation holds."""
+    return lambda: pending
 
 
-def _superseded() -> None:
+def _superseded() -> Version:
+    """Be a slot that another rotation has taken."""
     raise Busy("superseded", remedy="")
 
 
@@ -101,17 +103,17 @@ class TargetContract:
         pending = self._pending(subject)
 
         for _ in range(2):
-            subject.target.set(pending, version(subject.current, "v0"), [], _clear)
+            subject.target.set(_held(pending), version(subject.current, "v0"), [])
 
         assert subject.target.accepts(pending.credential)
         assert subject.target.accepts(subject.current) is (self.SLOTS > 1)
 
     def test_a_superseded_worker_changes_nothing(self, subject: Subject) -> None:
-        """The fence is asked right before the act."""
+        """The slot is read right before the act."""
         pending = self._pending(subject)
 
         with pytest.raises(Busy):
-            subject.target.set(pending, version(subject.current, "v0"), [], _superseded)
+            subject.target.set(_superseded, version(subject.current, "v0"), [])
 
         assert subject.target.accepts(subject.current)
         assert not subject.target.accepts(pending.credential)
@@ -121,7 +123,7 @@ class TargetContract:
         elsewhere = version(subject.unreachable, "v1")
 
         with pytest.raises(NeedsHuman):
-            subject.target.set(elsewhere, version(subject.current, "v0"), [], _clear)
+            subject.target.set(_held(elsewhere), version(subject.current, "v0"), [])
 
         assert subject.target.accepts(subject.current)
 
@@ -130,7 +132,7 @@ class TargetContract:
         printable = string.ascii_letters + string.digits + string.punctuation
         pending = self._pending(subject, Sensitive(CANARY + printable))
 
-        subject.target.set(pending, version(subject.current, "v0"), [], _clear)
+        subject.target.set(_held(pending), version(subject.current, "v0"), [])
 
         assert subject.target.accepts(pending.credential)
 
@@ -139,7 +141,7 @@ class TargetContract:
         lost = replace(subject.current, secret=Sensitive(f"{CANARY}lost"))
         pending = self._pending(subject)
 
-        subject.target.set(pending, version(lost, "v1"), [version(subject.current, "v0")], _clear)
+        subject.target.set(_held(pending), version(lost, "v1"), [version(subject.current, "v0")])
 
         assert subject.target.accepts(pending.credential)
 
@@ -151,10 +153,10 @@ class TargetContract:
         lost = version(replace(subject.current, secret=Sensitive(f"{CANARY}lost")), "v1")
 
         for act in (
-            lambda: subject.target.set(pending, lost, [], _clear),
-            lambda: subject.target.set(pending, lost, [], _superseded),
+            lambda: subject.target.set(_held(pending), lost, []),
+            lambda: subject.target.set(_superseded, lost, []),
             lambda: subject.target.accepts(subject.unreachable),
-            lambda: subject.target.set(version(subject.unreachable, "v2"), lost, [], _clear),
+            lambda: subject.target.set(_held(version(subject.unreachable, "v2")), lost, []),
         ):
             try:
                 act()
@@ -180,7 +182,7 @@ class OneSlotContract(TargetContract):
         pending = self._pending(subject)
 
         with pytest.raises(LockedOut, match="v1"):
-            subject.target.set(pending, version(lost, "v1"), [], _clear)
+            subject.target.set(_held(pending), version(lost, "v1"), [])
 
         assert subject.target.accepts(subject.current)
 
@@ -341,6 +343,17 @@ class StoreContract:
             shelf.store.promote(shelf.ref, rotation_id("b"), seen)
 
         assert shelf.labels() == before
+
+    def test_a_withdrawn_value_pends_no_more(self, shelf: Shelf) -> None:
+        """A rotation that turns out to be over gives the slot back, and only its own."""
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+        self._stage(shelf, "b", "newer")
+        for name in ("a", "b", "b"):
+            shelf.store.withdraw(shelf.ref, rotation_id(name))
+
+        assert "pending" not in shelf.labels()
+        assert shelf.labels()["current"] == rotation_id("a")
 
     def test_a_rotation_that_is_over_is_refused(self, shelf: Shelf) -> None:
         """Late events of an old rotation see that they are late."""

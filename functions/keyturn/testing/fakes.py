@@ -125,7 +125,8 @@ class LabelledStore:
             found = [version for version in self.versions.values() if version is not None]
         for version in reversed(found):
             with self._world.call("store.read"):
-                yield version
+                read = version
+            yield read
 
     def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
         """See `SecretStore.stage`."""
@@ -134,6 +135,13 @@ class LabelledStore:
             if self.versions.get(rotation_id) is None:
                 self._put(rotation_id, credential)
                 self.labels["pending"] = rotation_id
+
+    def withdraw(self, ref: SecretRef, rotation_id: RotationId) -> None:
+        """See `SecretStore.withdraw`."""
+        del ref
+        with self._world.call("store.withdraw"):
+            if self.labels.get("pending") == rotation_id:
+                del self.labels["pending"]
 
     def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
         """See `SecretStore.promote`. The pending label stays where it is."""
@@ -195,7 +203,8 @@ class StagedStore:
         del ref
         with self._world.call("store.list"):
             waiting = [self._waiting] if self._waiting else []
-            yield from [*waiting, *reversed(self._history)]
+            found = [*waiting, *reversed(self._history)]
+        yield from found
 
     def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
         """See `SecretStore.stage`."""
@@ -203,6 +212,13 @@ class StagedStore:
         with self._world.call("store.put"):
             if self._waiting is None or self._waiting.rotation_id != rotation_id:
                 self._waiting = Version(rotation_id, credential, self._world.clock.now())
+
+    def withdraw(self, ref: SecretRef, rotation_id: RotationId) -> None:
+        """See `SecretStore.withdraw`."""
+        del ref
+        with self._world.call("store.withdraw"):
+            if self._waiting is not None and self._waiting.rotation_id == rotation_id:
+                self._waiting = None
 
     def promote(self, ref: SecretRef, rotation_id: RotationId, seen: Snapshot) -> None:
         """See `SecretStore.promote`. Two calls: readers first, then the record."""
@@ -216,7 +232,8 @@ class StagedStore:
             self._waiting = None
 
     def _older(self) -> set[RotationId]:
-        return {version.rotation_id for version in self._history[:-1]}
+        # A promotion that died between its two calls is repeated: the same version, twice.
+        return {version.rotation_id for version in self._history} - {self._history[-1].rotation_id}
 
 
 def _over(rotation_id: RotationId) -> Busy:

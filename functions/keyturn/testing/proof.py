@@ -27,7 +27,16 @@ from rich.table import Table
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres
 from keyturn.testing.laboratories import LABORATORIES
-from keyturn.testing.sweep import Bench, Fault, Findings, Run, Scenario, scenarios
+from keyturn.testing.sweep import (
+    NEW_ID_ONLY,
+    Bench,
+    Fault,
+    Findings,
+    Recovery,
+    Run,
+    Scenario,
+    scenarios,
+)
 
 KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
 
@@ -44,14 +53,14 @@ class Tally:
     def add(self, scenario: Scenario, findings: Findings) -> None:
         """Count one scenario."""
         self.played += 1
-        self.found.update({kind: bool(getattr(findings, kind)) for kind in KINDS})
+        self.found.update({kind: bool(getattr(findings, kind)) for kind in (*KINDS, "healed")})
         if findings:
             self.examples.append(f"{scenario}: {asdict(findings)}")
 
     @property
     def is_clean(self) -> bool:
         """Tell whether nothing was found."""
-        return not any(self.found.values())
+        return not any(self.found[kind] for kind in KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +99,8 @@ def _points() -> list[dict[int, int]]:
 
 
 def _combinations(points: dict[int, int]) -> int:
-    from keyturn.testing.sweep import Recovery
-
-    return sum(points.values()) * len(Fault) * len(Recovery)
+    once = len(NEW_ID_ONLY)
+    return sum(points.values()) * ((len(Fault) - once) * len(Recovery) + once)
 
 
 def _play(jobs: int, every: int, laboratories: int) -> Iterator[Played]:
@@ -140,18 +148,20 @@ def _work_on(share: Share, postgres: Postgres, aws: LocalAws, played: Queue[Play
 
 def _print(console: Console, tallies: Iterable[Tally]) -> None:
     table = Table(title="Crash sweep: every external call broken, one more run to mend it")
-    for column in ("target, strategy", "points", "scenarios", *KINDS):
+    for column in ("target, strategy", "points", "scenarios", *KINDS, "healed"):
         is_first = "," in column
         justify: JustifyMethod = "left" if is_first else "right"
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_first)
     for laboratory, tally in zip(LABORATORIES, tallies, strict=True):
         points = " + ".join(map(str, tally.points.values()))
-        found = [str(tally.found[kind]) for kind in KINDS]
+        found = [str(tally.found[kind]) for kind in (*KINDS, "healed")]
         table.add_row(laboratory.NAME, points, str(tally.played), *found)
     console.print(table)
     console.print(
-        "points: external calls of the first and of a later rotation; each with"
-        f" {len(Fault)} faults ({', '.join(fault.value for fault in Fault)}) and 3 recoveries."
+        "points: external calls of the first and of a later rotation, each with every fault"
+        f" ({', '.join(fault.value for fault in Fault)}) and up to 3 recoveries.\n"
+        "healed: current was broken by something that arrived after another rotation had come and"
+        " gone, and the next run mended it. Not counted as a failure, and not prevented."
     )
     for tally in tallies:
         for example in tally.examples[:10]:

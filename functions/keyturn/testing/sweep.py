@@ -24,7 +24,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -39,6 +40,8 @@ from keyturn.testing.faults import Interrupt, Moment, Proxy, Verdict
 
 ONE_TRY, AS_DEPLOYED = 1, wiring.TRIES
 """How often the SDK makes a call. With one try, the code sees every fault itself."""
+STALL_S = 4.0
+"""How long a stalled worker is waited for, at the most: less than its own time-outs."""
 STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
 
 
@@ -52,6 +55,16 @@ class Fault(Enum):
     GONE_BEFORE = "nothing gets through from here"
     GONE_AFTER = "reply lost, then nothing"
     LATE = "effect lands late"
+    VERY_LATE = "effect lands after the next rotation"
+    STALL_BEFORE = "stalls before, wakes after another rotation"
+    STALL_AFTER = "stalls after, wakes after another rotation"
+    WRITTEN = "somebody writes a value"
+
+
+OVERTAKEN = {Fault.STALL_BEFORE, Fault.STALL_AFTER}
+"""Faults after which another rotation has come and gone before the broken worker goes on."""
+NEW_ID_ONLY = {*OVERTAKEN, Fault.WRITTEN, Fault.VERY_LATE}
+"""Faults that another rotation follows by their nature."""
 
 
 class Recovery(Enum):
@@ -133,6 +146,8 @@ class Findings:
     reader_failures: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+    """Not wrong: a late effect broke current, and the next run mended it."""
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
@@ -198,6 +213,7 @@ class Bench:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self.number = 0
+        self.interrupt: Interrupt = _let_pass
 
     def __enter__(self) -> Self:
         self._stack.callback(self.laboratory.close)
@@ -221,7 +237,9 @@ class Bench:
 
     def arm(self, interrupt: Interrupt) -> None:
         """Count exchanges from 1, through either proxy, and ask *interrupt* at each moment."""
-        self.number = 0
+        if interrupt is self.interrupt:
+            return  # a second rotation under the same eyes
+        self.number, self.interrupt = 0, interrupt
 
         def at(_: int, moment: Moment) -> Verdict:
             with self._lock:
@@ -276,6 +294,21 @@ class Secret:
             if "AWSPENDING" in version["version_stages"]:
                 version["version_stages"].remove("AWSPENDING")
 
+    def write(self, value: str) -> None:
+        """Put a value by hand: it becomes current, and a rotation under way is abandoned."""
+        token, old = os.urandom(18).hex(), self.holder("AWSCURRENT")
+        self.abandon()
+        for version in self._record.versions.values():
+            if "AWSPREVIOUS" in version["version_stages"]:
+                version["version_stages"].remove("AWSPREVIOUS")
+        self._record.versions[old]["version_stages"] = ["AWSPREVIOUS"]
+        self._record.versions[token] = {
+            "version_id": token,
+            "version_stages": ["AWSCURRENT"],
+            "secret_string": value,
+            "createdate": time.time(),
+        }
+
     def holder(self, label: str) -> str:
         """Return the id of the version with *label*, or ""."""
         found = [
@@ -320,6 +353,8 @@ class Run:
         """Rotate, break, recover, and look."""
         for _ in range(scenario.earlier):
             self._rotate(self._bench.token(), self._watch)
+        if scenario.fault in OVERTAKEN:
+            return self._overtake(scenario)
         token = self._bench.token()
         self._when = "broken"
         self._worker = self._bench.workers[_TRIES.get(scenario.fault, ONE_TRY)]
@@ -332,14 +367,58 @@ class Run:
                 self._break(token, scenario)
         self._when = "recovering"
         said = self._rotate(token, self._watch)
-        self._look_at_the_end(token, said)
+        if scenario.fault is Fault.VERY_LATE:
+            self._land(scenario)
+        else:
+            self._look_at_the_end(token, said)
         return self.findings
+
+    def _land(self, scenario: Scenario) -> None:
+        """Let what was held reach the servers, and see one more run mend what it did."""
+        self._bench.arm(_let_pass)
+        self._bench.release()
+        self._look_for_damage(scenario)
+        self._run_once_more()
+
+    def _look_for_damage(self, scenario: Scenario) -> None:
+        if not self._laboratory.accepts(self.secret.current()):
+            self.findings.healed.append(str(scenario))
+
+    def _overtake(self, scenario: Scenario) -> Findings:
+        """Let one worker stall, another rotation come and go, the worker wake, and one more run."""
+        stalled, wake = threading.Event(), threading.Event()
+        moment = Moment.AFTER if scenario.fault is Fault.STALL_AFTER else Moment.BEFORE
+
+        def interrupt(number: int, now: Moment) -> Verdict:
+            if number == scenario.point and now is moment and not stalled.is_set():
+                stalled.set()
+                wake.wait(STALL_S)
+            return Verdict.PASS
+
+        late = threading.Thread(target=self._rotate, args=[self._bench.token(), interrupt])
+        late.start()
+        stalled.wait(STALL_S)
+        self._worker, token = self._bench.workers[ONE_TRY], self._bench.token()
+        said = self._rotate(token, self._bench.interrupt)
+        wake.set()
+        late.join()
+        if said != "ok" or self.secret.holder("AWSCURRENT") != token:
+            self.findings.stuck.append(f"the other rotation: {said}")
+        self._look_for_damage(scenario)
+        self._run_once_more()
+        return self.findings
+
+    def _run_once_more(self) -> None:
+        self._has_faults, self._when = True, "once more"
+        token = self._bench.token()
+        self._look_at_the_end(token, self._rotate(token, _let_pass))
 
     def _break(self, token: str, scenario: Scenario) -> None:
         self._has_faults = True
         self._rotate(token, self._breaking(scenario))
-        self._bench.arm(_let_pass)
-        self._bench.release()
+        if scenario.fault is not Fault.VERY_LATE:
+            self._bench.arm(_let_pass)
+            self._bench.release()
         self._look("at rest")
 
     def _breaking(self, scenario: Scenario) -> Interrupt:
@@ -353,10 +432,13 @@ class Run:
                 return Verdict.CUT
             if number != scenario.point or now is not moment:
                 return Verdict.PASS
+            if scenario.fault is Fault.WRITTEN:
+                self.secret.write(self.secret.current())
+                return Verdict.PASS
             is_gone = scenario.fault in _GONE
             if scenario.fault in _KILL:
                 self._worker.kill()
-            return Verdict.HOLD if scenario.fault is Fault.LATE else Verdict.CUT
+            return Verdict.HOLD if scenario.fault in _HELD else Verdict.CUT
 
         return interrupt
 
@@ -371,11 +453,12 @@ class Run:
 
     def _rotate(self, token: str, interrupt: Interrupt) -> str:
         """Run the steps as the service does: from the first, up to one that fails."""
+        worker = self._worker
         self.secret.begin(token)
         self._bench.arm(interrupt)
         for step in STEPS:
             self._step = step
-            said = self._worker.perform(
+            said = worker.perform(
                 {"Step": step, "SecretId": self.secret.ref, "ClientRequestToken": token}
             )
             if said != "ok":
@@ -414,6 +497,7 @@ class Run:
 _AFTER = {Fault.KILL_AFTER, Fault.CUT_AFTER, Fault.GONE_AFTER}
 _GONE = {Fault.GONE_BEFORE, Fault.GONE_AFTER}
 _TRIES = {Fault.CUT_BEFORE: AS_DEPLOYED, Fault.CUT_AFTER: AS_DEPLOYED}
+_HELD = {Fault.LATE, Fault.VERY_LATE}
 _KILL = {Fault.KILL_BEFORE, Fault.KILL_AFTER}
 
 
@@ -433,12 +517,5 @@ def scenarios(
     for before in earlier:
         points = Run(bench).clean(before)
         for point, fault, recovery in itertools.product(range(1, points + 1), faults, recoveries):
-            yield Scenario(before, point, fault, recovery)
-
-
-def sweep(
-    bench: Bench, chosen: Iterable[Scenario], report: Callable[[Scenario, Findings], None]
-) -> None:
-    """Play each scenario and report it."""
-    for scenario in chosen:
-        report(scenario, Run(bench).play(scenario))
+            if recovery is Recovery.ABANDON or fault not in NEW_ID_ONLY:
+                yield Scenario(before, point, fault, recovery)
