@@ -49,6 +49,9 @@ _NOT_LABELLED: dict[str, GetSecretValueResponseTypeDef | None] = {
     "InvalidRequestException": None,
     "InvalidParameterException": None,
 }
+_GONE_MEANWHILE: dict[str, GetSecretValueResponseTypeDef | None] = {
+    "ResourceNotFoundException": None
+}
 
 
 class SecretsManager:
@@ -113,7 +116,7 @@ class SecretsManager:
                 lambda version_id=version_id: self._client.get_secret_value(  # type: ignore[misc]
                     SecretId=ref, VersionId=version_id
                 ),
-                answers=_NOT_LABELLED,
+                answers=_GONE_MEANWHILE,
             )
             try:
                 if response is not None:
@@ -187,10 +190,11 @@ class SecretsManager:
         now = self._slots(ref).current
         if now == rotation_id:
             return
-        if now != seen.current:
+        if now != seen.current or isinstance(failure, Misconfigured):
+            # Refused, though what we see has not changed: then what we see is old.
             raise Busy(
-                f"{ref}: current moved from {seen.current} to {now} during this step",
-                remedy="Nothing: another rotation or a person was faster. Rotate again if needed.",
+                f"{ref}: current moved away from {seen.current} during this step",
+                remedy="Nothing, if another rotation or a person was faster; it is tried again.",
             )
         raise failure
 
@@ -237,7 +241,7 @@ class SecretsManager:
             )
             entries += page["Versions"]
             if not page.get("NextToken"):
-                return sorted(entries, key=lambda entry: entry["CreatedDate"], reverse=True)
+                return sorted(entries, key=lambda entry: entry["CreatedDate"])[::-1]
             position = {"NextToken": page["NextToken"]}
 
     def _version(self, ref: SecretRef, response: GetSecretValueResponseTypeDef) -> Version:

@@ -134,6 +134,9 @@ class Proxy:
             stack.enter_context(client)
             server = socket.create_connection((self.host, self._upstream_port))
             stack.enter_context(server)
+            for line in (client, server):
+                # Else a body waits 40 ms for the acknowledgement of its headers.
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = {client, server}
             self._open |= pair
             stack.callback(self._open.difference_update, pair)
