@@ -64,13 +64,19 @@ class SecretStore(Protocol):
         """
         ...
 
-    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
+    def stage(
+        self, ref: SecretRef, rotation_id: RotationId, credential: Credential, seen: Snapshot
+    ) -> None:
         """Put *credential* in the pending slot, under *rotation_id*.
+
+        A compare-and-set against *seen*, unless the store cannot and every value ever staged is
+        kept: then whoever comes late takes the slot, and nothing is lost.
 
         If the store already holds a value under *rotation_id*, that value stays: an earlier try
         stored it, and the target may know it. Readers of current never see a staged value.
 
         Raises:
+            Busy: The slots are no longer what *seen* says.
             Misconfigured: The value does not fit the store's limits. Nothing was written.
         """
         ...

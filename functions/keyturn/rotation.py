@@ -70,29 +70,29 @@ class Rotation:
                 return self._finish()
 
     def _create(self) -> Outcome:
-        snapshot = self._store.snapshot(self.ref, self.rotation_id)
-        if snapshot.current == self.rotation_id:
+        current = self._store.current(self.ref)
+        if current.rotation_id == self.rotation_id:
             return Outcome.ALREADY_DONE
-        current = self._store.current(self.ref).credential
-        target = self._targets(current)
-        credential = self._stray(snapshot, target) or target.create(current)
-        self._store.stage(self.ref, self.rotation_id, credential)
+        target = self._targets(current.credential)
+        following = target.create(current.credential)
+        # Last before the write: what is staged must follow the current that it was made from.
+        snapshot = self._store.snapshot(self.ref, self.rotation_id)
+        if snapshot.current != current.rotation_id:
+            raise _overtaken(self.ref)
+        credential = self._stray(snapshot, target) or following
+        self._store.stage(self.ref, self.rotation_id, credential, snapshot)
         self._withdraw_if_overtaken(snapshot)
         return Outcome.DONE
 
     def _withdraw_if_overtaken(self, seen: Snapshot) -> None:
         """Give the slot back if another rotation came and went while this worker stalled.
 
-        Staging takes the slot unconditionally. What was staged is based on a current that is no
+        Some stores stage unconditionally. What was staged is based on a current that is no
         longer, and would be promoted over a newer one.
         """
-        if self._store.snapshot(self.ref, self.rotation_id).current == seen.current:
-            return
-        self._store.withdraw(self.ref, self.rotation_id)
-        raise Busy(
-            f"{self.ref}: another rotation finished during this step",
-            remedy="Nothing: the newer one stands.",
-        )
+        if self._store.snapshot(self.ref, self.rotation_id).current != seen.current:
+            self._store.withdraw(self.ref, self.rotation_id)
+            raise _overtaken(self.ref)
 
     def _stray(self, snapshot: Snapshot, target: Target) -> Credential | None:
         """Return what a crashed rotation left pending, if the target already knows it."""
@@ -125,11 +125,11 @@ class Rotation:
 
     def _finish(self) -> Outcome:
         # No early return when current: the store may have died halfway through the promotion.
+        self._require_accepted(self._pending())
+        # Last before the write: a rotation that was overtaken during the test is not promoted.
         snapshot = self._store.snapshot(self.ref, self.rotation_id)
-        is_current = snapshot.current == self.rotation_id
-        if not is_current:
-            self._require_accepted(self._pending())
         self._store.promote(self.ref, self.rotation_id, snapshot)
+        is_current = snapshot.current == self.rotation_id
         return Outcome.ALREADY_DONE if is_current else Outcome.DONE
 
     def _pending(self) -> Version:
@@ -147,3 +147,10 @@ class Rotation:
                 f"{self.ref}: the target refuses version {version.rotation_id}",
                 remedy="Run the set step again; if it stays so, look at the target's own log.",
             )
+
+
+def _overtaken(ref: SecretRef) -> Busy:
+    return Busy(
+        f"{ref}: another rotation finished during this step",
+        remedy="Nothing: the newer one stands.",
+    )

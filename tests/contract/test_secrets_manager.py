@@ -111,6 +111,11 @@ class TestSecretsManager(StoreContract):
 # ---------------------------------------------------------------------------- only here
 
 
+def stage(store: SecretsManager, ref: SecretRef) -> None:
+    seen = store.snapshot(ref, rotation_id("a"))
+    store.stage(ref, rotation_id("a"), store.current(ref).credential, seen)
+
+
 def test_the_rotation_token_goes_where_the_api_takes_one(room: Callable[..., Room]) -> None:
     """Cross-account rotation is refused without it; none of the official templates passes it."""
     one, token = room(), "Canary7-token".ljust(36, "-")
@@ -122,7 +127,7 @@ def test_the_rotation_token_goes_where_the_api_takes_one(room: Callable[..., Roo
 
     one.client.meta.events.register("before-call.secrets-manager", remember)
     one.begin(rotation_id("a"))
-    store.stage(one.ref, rotation_id("a"), store.current(one.ref).credential)
+    stage(store, one.ref)
     store.promote(one.ref, rotation_id("a"), store.snapshot(one.ref, rotation_id("a")))
 
     with_token = {name for name, value in sent.items() if value == token}
@@ -197,7 +202,7 @@ def test_a_person_who_writes_in_the_middle_wins(room: Callable[..., Room]) -> No
     """A manual PutSecretValue moves current and drops pending: this rotation is over."""
     one = room()
     one.begin(rotation_id("a"))
-    one.store.stage(one.ref, rotation_id("a"), one.store.current(one.ref).credential)
+    stage(one.store, one.ref)
     seen = one.store.snapshot(one.ref, rotation_id("a"))
     one.direct.put_secret_value(SecretId=one.ref, SecretString=FIRST)
     before = one.labels()
@@ -220,7 +225,7 @@ def test_the_snapshot_does_not_show_a_pending_that_is_current(room: Callable[...
     """The service may leave both labels on one version; users report it (templates issue 168)."""
     one = room()
     one.begin(rotation_id("a"))
-    one.store.stage(one.ref, rotation_id("a"), one.store.current(one.ref).credential)
+    stage(one.store, one.ref)
     one.store.promote(one.ref, rotation_id("a"), one.store.snapshot(one.ref, rotation_id("a")))
 
     assert one.store.snapshot(one.ref, rotation_id("a")) == Snapshot(rotation_id("a"), None)

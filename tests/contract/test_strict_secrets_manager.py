@@ -155,7 +155,8 @@ def test_the_end_of_a_rotation_leaves_or_drops_pending(room: Room, way: Undocume
     shelf = room.shelf()
     token = RotationId("a" * 32)
     shelf.begin(token)
-    shelf.store.stage(shelf.ref, token, shelf.store.current(shelf.ref).credential)
+    seen = shelf.store.snapshot(shelf.ref, token)
+    shelf.store.stage(shelf.ref, token, shelf.store.current(shelf.ref).credential, seen)
 
     shelf.store.promote(shelf.ref, token, shelf.store.snapshot(shelf.ref, token))
 

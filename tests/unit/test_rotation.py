@@ -230,7 +230,7 @@ def test_a_worker_overtaken_inside_create_gives_the_slot_back(lab: Lab) -> None:
             lab.begin(R2).run()
 
     lab.world.before = overtake
-    with pytest.raises(Busy, match="another rotation finished"):
+    with pytest.raises(Busy):
         stalled.perform(Step.CREATE)
 
     assert lab.version_served().rotation_id == R2
@@ -271,7 +271,7 @@ def test_a_pending_value_for_another_host_is_refused_before_any_change(lab: Lab)
     elsewhere = Credential("app_clone", Sensitive("made-1"), {"host": "evil"})
     if lab.strategy == "single":
         elsewhere = replace(elsewhere, principal="app")
-    lab.store.stage(REF, R1, elsewhere)
+    lab.store.stage(REF, R1, elsewhere, lab.store.snapshot(REF, R1))
 
     with pytest.raises(Drifted):
         rotation.perform(Step.SET)
@@ -283,7 +283,8 @@ def test_a_pending_value_for_the_user_that_is_current_is_refused() -> None:
     """A late finish of another rotation made pending's user the live one."""
     lab = Lab("labelled", "alternating")
     rotation = lab.begin(R1)
-    lab.labelled.stage(REF, R1, Credential("app", Sensitive("made-1")))
+    seen = lab.labelled.snapshot(REF, R1)
+    lab.labelled.stage(REF, R1, Credential("app", Sensitive("made-1")), seen)
 
     with pytest.raises(Drifted):
         rotation.perform(Step.SET)

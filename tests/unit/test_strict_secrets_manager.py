@@ -1009,7 +1009,8 @@ def test_nothing_shows_a_value(one: Desk) -> None:
 def _staged(one: Desk, name: str) -> None:
     one.rotate(name)
     following = replace(one.store.current(one.ref).credential, secret=Sensitive(f"Canary7-{name}"))
-    one.store.stage(one.ref, RotationId(name), following)
+    seen = one.store.snapshot(one.ref, RotationId(name))
+    one.store.stage(one.ref, RotationId(name), following, seen)
 
 
 def _calls(one: Desk) -> list[Callable[[], object]]:
@@ -1022,7 +1023,7 @@ def _calls(one: Desk) -> list[Callable[[], object]]:
         lambda: one.store.current(one.ref),
         lambda: one.store.staged(one.ref, name),
         lambda: list(one.store.kept(one.ref)),
-        lambda: one.store.stage(one.ref, name, following),
+        lambda: one.store.stage(one.ref, name, following, seen),
         lambda: one.store.promote(one.ref, name, seen),
     ]
 
@@ -1098,12 +1099,13 @@ def test_a_promotion_from_a_stale_snapshot_sees_who_was_faster(one: Desk) -> Non
 def test_a_stale_read_never_replaces_what_was_staged(one: Desk) -> None:
     """Create, again, from a state in which the first try was not seen."""
     _staged(one, A)
+    seen = one.store.snapshot(one.ref, RotationId(A))
     one.service.stale_reads(9)
     assert one.store.staged(one.ref, RotationId(A)) is None
     other = replace(one.store.current(one.ref).credential, secret=Sensitive("Canary7-other"))
 
     with one.unchanged():
-        one.store.stage(one.ref, RotationId(A), other)
+        one.store.stage(one.ref, RotationId(A), other, seen)
 
 
 def test_a_rotation_under_an_assumed_role_passes_its_token_on(desk: Callable[..., Desk]) -> None:

@@ -124,8 +124,11 @@ class SecretsManager:
             except Misconfigured:
                 continue  # It never was a credential.
 
-    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
-        """See `SecretStore.stage`."""
+    def stage(
+        self, ref: SecretRef, rotation_id: RotationId, credential: Credential, seen: Snapshot
+    ) -> None:
+        """See `SecretStore.stage`. PutSecretValue knows no precondition; versions are kept."""
+        del seen
         text = document.render(
             credential.document.reveal(),
             ref,

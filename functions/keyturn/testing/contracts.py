@@ -284,10 +284,12 @@ class StoreContract:
         """The next try finds what the first one stored."""
         shelf.begin(rotation_id("a"))
         following = self._following(shelf, "made")
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
         with shelf.lose_reply(), suppress(Unreachable):
-            shelf.store.stage(shelf.ref, rotation_id("a"), following)
+            shelf.store.stage(shelf.ref, rotation_id("a"), following, seen)
 
-        shelf.store.stage(shelf.ref, rotation_id("a"), self._following(shelf, "other"))
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
+        shelf.store.stage(shelf.ref, rotation_id("a"), self._following(shelf, "other"), seen)
 
         staged = shelf.store.staged(shelf.ref, rotation_id("a"))
         assert staged is not None
@@ -391,7 +393,7 @@ class StoreContract:
                 lambda: shelf.store.current(shelf.ref),
                 lambda: shelf.store.staged(shelf.ref, rotation_id("a")),
                 lambda: list(shelf.store.kept(shelf.ref)),
-                lambda: shelf.store.stage(shelf.ref, rotation_id("a"), following),
+                lambda: shelf.store.stage(shelf.ref, rotation_id("a"), following, seen),
                 lambda: shelf.store.promote(shelf.ref, rotation_id("a"), seen),
             ):
                 with pytest.raises(Unreachable):
@@ -400,11 +402,12 @@ class StoreContract:
     def test_a_value_that_is_too_large_is_refused_before_it_is_written(self, shelf: Shelf) -> None:
         """The message names the limit."""
         shelf.begin(rotation_id("a"))
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
         before = shelf.labels()
         huge = replace(self._following(shelf, "x"), secret=Sensitive(CANARY + "x" * 70_000))
 
         with pytest.raises(Misconfigured, match=r"[0-9] bytes"):
-            shelf.store.stage(shelf.ref, rotation_id("a"), huge)
+            shelf.store.stage(shelf.ref, rotation_id("a"), huge, seen)
 
         assert shelf.labels() == before
         assert shelf.store.staged(shelf.ref, rotation_id("a")) is None
@@ -416,9 +419,10 @@ class StoreContract:
         self._stage(shelf, "a", "made")
         self._promote(shelf, "a")
         shown = [repr(found) for found in shelf.store.kept(shelf.ref)]
+        seen = shelf.store.snapshot(shelf.ref, rotation_id("a"))
         with shelf.outage():
             try:
-                shelf.store.stage(shelf.ref, rotation_id("a"), self._offline("other"))
+                shelf.store.stage(shelf.ref, rotation_id("a"), self._offline("other"), seen)
             except KeyturnError as error:
                 shown += _everything_said(error)
 
@@ -427,7 +431,8 @@ class StoreContract:
 
     def _stage(self, shelf: Shelf, name: str, secret: str) -> None:
         shelf.begin(rotation_id(name))
-        shelf.store.stage(shelf.ref, rotation_id(name), self._following(shelf, secret))
+        seen = shelf.store.snapshot(shelf.ref, rotation_id(name))
+        shelf.store.stage(shelf.ref, rotation_id(name), self._following(shelf, secret), seen)
 
     def _following(self, shelf: Shelf, secret: str) -> Credential:
         current = shelf.store.current(shelf.ref).credential

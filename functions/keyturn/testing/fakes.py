@@ -128,9 +128,11 @@ class LabelledStore:
                 read = version
             yield read
 
-    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
-        """See `SecretStore.stage`."""
-        del ref
+    def stage(
+        self, ref: SecretRef, rotation_id: RotationId, credential: Credential, seen: Snapshot
+    ) -> None:
+        """See `SecretStore.stage`. Unconditional, as the service has it."""
+        del ref, seen
         with self._world.call("store.put"):
             if self.versions.get(rotation_id) is None:
                 self._put(rotation_id, credential)
@@ -173,9 +175,7 @@ class StagedStore:
         with self._world.call("store.record"):
             if rotation_id in self._older():
                 raise _over(rotation_id)
-            current = self._history[-1].rotation_id
-            waiting = self._waiting.rotation_id if self._waiting else None
-            return Snapshot(current, waiting if waiting != current else None)
+            return self._slots()
 
     def current(self, ref: SecretRef) -> Version:
         """See `SecretStore.current`."""
@@ -206,11 +206,15 @@ class StagedStore:
             found = [*waiting, *reversed(self._history)]
         yield from found
 
-    def stage(self, ref: SecretRef, rotation_id: RotationId, credential: Credential) -> None:
-        """See `SecretStore.stage`."""
+    def stage(
+        self, ref: SecretRef, rotation_id: RotationId, credential: Credential, seen: Snapshot
+    ) -> None:
+        """See `SecretStore.stage`. The record is guarded: a compare-and-set."""
         del ref
         with self._world.call("store.put"):
-            if self._waiting is None or self._waiting.rotation_id != rotation_id:
+            if self._slots() != seen:
+                raise _over(rotation_id)
+            if seen.pending != rotation_id:
                 self._waiting = Version(rotation_id, credential, self._world.clock.now())
 
     def withdraw(self, ref: SecretRef, rotation_id: RotationId) -> None:
@@ -229,7 +233,13 @@ class StagedStore:
                     raise _over(rotation_id)
                 self._history.append(self._waiting)
         with self._world.call("store.clear"):
-            self._waiting = None
+            if self._waiting is not None and self._waiting.rotation_id == rotation_id:
+                self._waiting = None
+
+    def _slots(self) -> Snapshot:
+        current = self._history[-1].rotation_id
+        waiting = self._waiting.rotation_id if self._waiting else None
+        return Snapshot(current, waiting if waiting != current else None)
 
     def _older(self) -> set[RotationId]:
         # A promotion that died between its two calls is repeated: the same version, twice.

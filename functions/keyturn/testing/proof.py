@@ -2,6 +2,7 @@
 
     python -m keyturn.testing.proof [--only sweep] [--jobs N] [--every N]
 
+The explorer drives two workers in memory, through every interleaving within its bounds.
 The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
 are processors, each with a cloud and a database of its own. Exit code 1 if anything was found.
 """
@@ -26,6 +27,8 @@ from rich.table import Table
 
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres
+from keyturn.testing.explorer import CONFIGURATIONS, DEVIATIONS, explore
+from keyturn.testing.explorer import table as explorer_table
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.sweep import (
     NEW_ID_ONLY,
@@ -193,8 +196,23 @@ class _progress:  # noqa: N801  # used like a function
         self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
 
 
+def schedules(console: Console) -> bool:
+    """Explore every schedule of two workers; print the table; tell whether it is clean."""
+    explored = []
+    with _progress(console, "schedule explorer", len(CONFIGURATIONS)) as advance:
+        for configuration in CONFIGURATIONS:
+            explored.append(explore(configuration, deviations=DEVIATIONS))
+            advance()
+    console.print("Two workers, every interleaving up to three preemptions, or two and a fault")
+    console.print(explorer_table(explored), markup=False, highlight=False)
+    for found in (ran for counts in explored for ran in counts.examples.values()):
+        console.print(f"{found.script}\n{found}", markup=False)
+    return all(counts.is_clean for counts in explored)
+
+
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": lambda options, console: sweep(options.jobs, options.every, console),
+    "schedules": lambda options, console: schedules(console),
 }
 
 

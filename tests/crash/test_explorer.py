@@ -1,0 +1,199 @@
+"""Two workers, every interleaving of the real code; and mistakes, to see that they are found.
+
+The whole exploration is `python -m keyturn.testing.explorer`; here, two deviations, not three.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from keyturn.errors import Unreachable
+from keyturn.model import Credential, Sensitive, Version
+from keyturn.ports import Generate, Pending, Target
+from keyturn.rotation import Rotation
+from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
+from keyturn.testing.explorer import CONFIGURATIONS, Counts, Kind, explore, replay
+from keyturn.testing.fakes import MemoryDatabase, World
+from keyturn.testing.scene import ADMIN, STRATEGIES, Configuration, Strategy
+
+SINGLE, ALTERNATING = STRATEGIES["single"], STRATEGIES["alternating"]
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+def test_no_promise_is_broken_in_any_schedule(configuration: Configuration) -> None:
+    counts = explore(configuration, deviations=2)
+
+    assert counts.schedules > 1000
+    assert {name: str(ran.schedule) for name, ran in counts.examples.items()} == {}
+
+
+def test_a_rotation_alone_with_its_duplicate_has_one_schedule_per_call() -> None:
+    """One preemption, no fault: the first worker is stopped before any of its 14 calls, or not."""
+    counts = explore(Configuration(SINGLE, "labelled", ids=1), preemptions=1, faults=0)
+
+    assert counts.schedules == 1 + 14
+
+
+def test_two_explorations_are_one() -> None:
+    """Same order, same calls, same verdicts: whatever the hash seed of the process."""
+    code = (
+        "from keyturn.testing.explorer import CONFIGURATIONS, explore\n"
+        "print(explore(CONFIGURATIONS[1], limit=500).digest)"
+    )
+
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+
+    assert digests == {explore(CONFIGURATIONS[1], limit=500).digest}
+
+
+def test_every_kind_of_fault_is_played() -> None:
+    seen: set[str] = set()
+
+    def note(counts: Counts) -> None:
+        fault = counts.last.schedule.fault if counts.last else None
+        seen.add(fault.kind.value if fault else "")
+
+    explore(CONFIGURATIONS[0], preemptions=0, report=note)
+
+    assert seen == {"", *(kind.value for kind in Kind)}
+
+
+def test_an_act_under_way_is_counted_and_healed() -> None:
+    """The fence has passed, another rotation runs from end to end, and then the act lands."""
+    ran = replay("alternating", "labelled", ids=2, earlier=1, switches=[11])
+
+    assert ran.was_overtaken
+    assert ran.violations == ()
+    assert "refused" in str(ran)
+
+
+def test_an_error_that_is_not_ours_ends_the_exploration() -> None:
+    """It is a bug, not a verdict; it says which schedule it came up in."""
+    broken = replace(SINGLE, name="broken", target=_raising)
+
+    with pytest.raises(KeyError) as caught:
+        explore(Configuration(broken, "labelled", ids=2), limit=20)
+
+    assert "switches=[]" in caught.value.__notes__[0]
+
+
+def _raising(database: MemoryDatabase, generate: Generate) -> Target:
+    del database
+    if generate() == Sensitive("2nd-1"):
+        raise KeyError
+    return SingleUser(MemoryDatabase(World(), {}), generate)
+
+
+# ---------------------------------------------------------------------------- planted mistakes
+
+
+class Unfenced(AlternatingUsers):
+    """Reads what pends at the start of set, not right before the act."""
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        read = pending()
+        super().set(lambda: read, current, kept)
+
+
+class StaleTurn(AlternatingUsers):
+    """Trusts the turn that pending was made for, not the user that is current now."""
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        principal = pending().credential.principal
+        then = replace(current.credential, principal=self._pair(principal).other(principal))
+        super().set(pending, replace(current, credential=then), kept)
+
+
+class Meddler(AlternatingUsers):
+    """Changes an account that is none of its own."""
+
+    def create(self, current: Credential) -> Credential:
+        with self._engine.login(ADMIN) as session:
+            assert session is not None
+            session.set_password("human", Sensitive("taken"))
+        return super().create(current)
+
+
+class SetsFirst(SingleUser):
+    """Sets before it stages."""
+
+    def create(self, current: Credential) -> Credential:
+        following = super().create(current)
+        with self._engine.login(current) as session:
+            if session is None:
+                raise Unreachable("refused", remedy="")
+            session.set_password(following.principal, following.secret)
+        return following
+
+
+class Shallow(SingleUser):
+    """Looks in the slots only, as the official template does."""
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        del kept
+        super().set(pending, current, [])
+
+
+class Untested(Rotation):
+    """Promotes what never logged in."""
+
+    def _require_accepted(self, version: Version) -> None:
+        del version
+
+
+def _planted(name: str, like: Strategy) -> Strategy:
+    make: dict[str, Callable[..., Target]] = {
+        "Unfenced": Unfenced,
+        "StaleTurn": StaleTurn,
+        "Meddler": Meddler,
+        "SetsFirst": SetsFirst,
+        "Shallow": Shallow,
+    }
+
+    def target(database: MemoryDatabase, generate: Generate) -> Target:
+        if like.has_admin:
+            return make[name](database, generate, pair_by_suffix, lambda: ADMIN)
+        return make[name](database, generate)
+
+    return replace(like, name=name, target=target)
+
+
+PLANTED = {
+    "unfenced": (Configuration(_planted("Unfenced", ALTERNATING), "labelled", ids=2), "current"),
+    "stale turn": (Configuration(_planted("StaleTurn", ALTERNATING), "labelled", ids=2), "current"),
+    "meddler": (Configuration(_planted("Meddler", ALTERNATING), "labelled", ids=1), "foreign"),
+    "set first": (Configuration(_planted("SetsFirst", SINGLE), "labelled", ids=1), "recoverable"),
+    "shallow": (Configuration(_planted("Shallow", SINGLE), "labelled", ids=2), "converges"),
+    "untested": (Configuration(SINGLE, "labelled", ids=1, rotation=Untested), "tested"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_mistake_is_found_and_its_script_replays_it(
+    planted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration, invariant = PLANTED[planted]
+
+    counts = explore(configuration, preemptions=1)
+    found = counts.examples[invariant]
+    names = {configuration.strategy.name: configuration.strategy, "Untested": Untested}
+    exec(found.script, names)  # noqa: S102  # what a person would paste
+
+    assert counts.violations[invariant]
+    assert capsys.readouterr().out == f"{found}\n"
+    assert f"BROKEN {invariant}" in str(found)
