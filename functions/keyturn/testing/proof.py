@@ -78,13 +78,13 @@ class Share:
 Played = tuple[int, Scenario, Findings]
 
 
-def sweep(jobs: int, every: int, console: Console) -> bool:
+def sweep(options: argparse.Namespace, console: Console) -> bool:
     """Play the scenarios of all laboratories; print the table; tell whether it is clean."""
     points = _points()
     tallies = [Tally(counted) for counted in points]
-    total = sum(len(range(0, _combinations(counted), every)) for counted in points)
+    total = sum(len(range(0, _combinations(counted), options.every)) for counted in points)
     with _progress(console, "crash sweep", total) as advance:
-        for laboratory, scenario, findings in _play(jobs, every, len(points)):
+        for laboratory, scenario, findings in _play(options.jobs, options.every, len(points)):
             tallies[laboratory].add(scenario, findings)
             advance()
     _print(console, tallies)
@@ -196,8 +196,9 @@ class _progress:  # noqa: N801  # used like a function
         self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
 
 
-def schedules(console: Console) -> bool:
+def schedules(options: argparse.Namespace, console: Console) -> bool:
     """Explore every schedule of two workers; print the table; tell whether it is clean."""
+    del options
     explored = []
     with _progress(console, "schedule explorer", len(CONFIGURATIONS)) as advance:
         for configuration in CONFIGURATIONS:
@@ -211,8 +212,8 @@ def schedules(console: Console) -> bool:
 
 
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
-    "sweep": lambda options, console: sweep(options.jobs, options.every, console),
-    "schedules": lambda options, console: schedules(console),
+    "sweep": sweep,
+    "schedules": schedules,
 }
 
 

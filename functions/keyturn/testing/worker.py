@@ -10,6 +10,7 @@ TRIES is how often the SDK makes a call: 1 shows every fault to the code, 3 is w
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -47,6 +48,7 @@ def _warm_up() -> None:
     import psycopg
 
     boto3.client("secretsmanager").meta.events.emit("warm", client=psycopg)
+    gc.freeze()  # else each fork copies what its first collection touches
 
 
 def _perform(event: dict[str, object], says: int) -> int:
