@@ -14,7 +14,6 @@ from keyturn.local.postgres import Postgres
 from keyturn.testing.laboratories import LABORATORIES, PostgresSingleUser
 from keyturn.testing.sweep import NEW_ID_ONLY, Bench, Fault, Recovery, Run, Scenario, scenarios
 
-
 KILLED = [Fault.KILL_BEFORE, Fault.KILL_AFTER]
 
 

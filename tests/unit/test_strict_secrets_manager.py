@@ -1211,7 +1211,7 @@ def test_a_step_hurt_by_the_service_is_mended_by_going_through_them_again(
 
 
 def test_a_refused_promotion_with_a_stale_second_look_may_be_tried_again(one: Desk) -> None:
-    """The SDK repeats a call whose reply was lost; the repetition is refused; the re-read is old."""
+    """The SDK repeats a call whose reply was lost; that is refused; the second look is old."""
     _staged(one, A)
     seen = one.store.snapshot(one.ref, RotationId(A))
     one.store.promote(one.ref, RotationId(A), seen)
