@@ -1,0 +1,213 @@
+"""What the documents show is true: examples run, links lead somewhere, names exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.core import TyperCommand, TyperGroup
+
+from keyturn import plan, wiring
+from keyturn.cli import app
+from keyturn.testing.mutants import copy_of_the_project
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block, with its language and the name of the file that it is, if any."""
+
+    page: Path
+    line: int
+    language: str
+    title: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+_FENCE = re.compile(
+    r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [block for page in PAGES for block in _blocks(page) if block.language in languages]
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in _FENCE.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, found["language"], found["title"] or "", found["text"])
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def test_there_is_something_to_look_at() -> None:
+    """A check that finds nothing proves nothing."""
+    assert len(PAGES) > 10
+    assert {block.language for block in blocks("python", "yaml", "sh", "console")} >= {
+        *("python", "yaml", "sh", "console")
+    }
+    assert len(list(_commands())) >= 5
+
+
+# ---------------------------------------------------------------------------- examples
+
+
+def test_the_target_of_the_guide_keeps_its_contract() -> None:
+    """It is taken out of the page as it stands: one file, one contract test, nothing else."""
+    files = {block.title: block.text for block in blocks("python") if block.title}
+    assert [Path(name).parent.name for name in files] == ["targets", "contract"]
+
+    with copy_of_the_project() as copy:
+        for name, text in files.items():
+            (copy / name).write_text(text, encoding="utf-8")
+        tests = [name for name in files if name.startswith("tests/")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *tests, "tests/test_architecture.py"],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": f"{copy / 'functions'}{os.pathsep}{copy / 'tests'}"},
+        )
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_is_python(block: Block) -> None:
+    ast.parse(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_yaml_is_read_and_a_plan_is_a_plan(block: Block) -> None:
+    tree = yaml.safe_load(block.text)
+
+    assert tree
+    if "secrets" in tree:
+        assert plan.parse(block.text, source=str(block)).secrets
+
+
+def test_json_is_json() -> None:
+    for block in blocks("json"):
+        assert json.loads(block.text), block
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_shell_is_shell(block: Block) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-n"], input=block.text, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------------------- names
+
+_LINK = re.compile(r"\]\((?P<path>[^)#:\s]*)(?:#(?P<anchor>[^)\s]*))?\)")
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files that exist, and headings that they have."""
+    for found in _LINK.finditer(prose(page)):
+        target = page.parent / found["path"] if found["path"] else page
+        assert target.exists(), found[0]
+        if found["anchor"]:
+            assert found["anchor"] in _anchors(target), found[0]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@each_page
+def test_variables_exist(page: Path) -> None:
+    for name in re.findall(r"KEYTURN_[A-Z_]+", page.read_text(encoding="utf-8")):
+        assert name in wiring._VARIABLES, name  # noqa: SLF001  # the list of them
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+
+    for name in re.findall(r"(?:^\$? ?|`)make ([a-z-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+@each_page
+def test_files_of_ours_exist(page: Path) -> None:
+    """A path in backticks that begins with one of our folders; `NAME` stands for any."""
+    folders = "functions|infra|tests|events|docs|bench|requirements"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", prose(page)):
+        made_by_the_reader = name in {"functions/keyturn.yaml", "functions/ca.pem"}
+        generated = name.startswith("bench/out/")
+        assert "NAME" in name or made_by_the_reader or generated or (ROOT / name).exists(), name
+
+
+def _commands() -> Iterator[tuple[Path, list[str]]]:
+    """Yield what follows `keyturn` on a command line, in a block or in backticks."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        lines = re.findall(r"^(?:\$ )?(?:\.venv/bin/)?keyturn( [a-z-].*)$", text, re.MULTILINE)
+        for line in lines + re.findall(r"`keyturn( [a-z-][^`]*)`", text):
+            yield page, line.split()
+
+
+def test_commands_exist() -> None:
+    """Each word is a command or an argument, each option one of that command."""
+    for page, words in _commands():
+        command: object = typer.main.get_command(app)
+        for word in words:
+            where = f"{page.name}: keyturn {' '.join(words)}"
+            if word.startswith("--"):
+                assert word.partition("=")[0] in _options(command), where
+            elif isinstance(command, TyperGroup):
+                assert word in command.commands, where
+                command = command.commands[word]
+
+
+def test_the_options_of_local_up_are_those_in_its_table() -> None:
+    command: object = typer.main.get_command(app)
+    for word in ("local", "up"):
+        assert isinstance(command, TyperGroup)
+        command = command.commands[word]
+
+    listed = re.findall(r"^\| `(--[a-z-]+)", prose(ROOT / "docs" / "local.md"), re.MULTILINE)
+
+    assert set(listed) == _options(command) - {"--help"}
+
+
+def _options(command: object) -> set[str]:
+    assert isinstance(command, TyperGroup | TyperCommand)
+    return {option for each in command.params for option in each.opts}

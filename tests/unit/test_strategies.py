@@ -1,0 +1,202 @@
+"""Who may set a password, in which order they are asked, and what is refused before any act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from keyturn.errors import Drifted, LockedOut, Misconfigured
+from keyturn.model import Credential, Sensitive, Version
+from keyturn.ports import Pending, Target
+from keyturn.strategies import AlternatingUsers, Pair, SingleUser, pair_by_suffix
+from keyturn.testing.contracts import version
+from keyturn.testing.fakes import Account, MemoryDatabase, World
+
+APP = Credential("app", Sensitive("live"))
+CLONE = Credential("app_clone", Sensitive("next"))
+
+
+def database(**accounts: Account) -> MemoryDatabase:
+    known = {"app": Account("live"), "admin": Account("admin")}
+    return MemoryDatabase(World(), {**known, **accounts})
+
+
+def single(server: MemoryDatabase) -> SingleUser:
+    return SingleUser(server, lambda: Sensitive("next"))
+
+
+def alternating(server: MemoryDatabase) -> AlternatingUsers:
+    return AlternatingUsers(
+        server,
+        lambda: Sensitive("next"),
+        pair_by_suffix,
+        lambda: Credential("admin", Sensitive("admin")),
+    )
+
+
+def held(pending: Version) -> Pending:
+    """Be a slot that this rotation holds."""
+    return lambda: pending
+
+
+def app(name: str, secret: str) -> Version:
+    return version(replace(APP, secret=Sensitive(secret)), name)
+
+
+def calls(server: MemoryDatabase) -> list[str]:
+    return server._world.calls  # noqa: SLF001  # the fake's own count
+
+
+# ---------------------------------------------------------------------------- the last look
+
+
+@pytest.mark.parametrize(
+    "make, pending, last",
+    [
+        (single, replace(APP, secret=Sensitive("next")), "database.login"),
+        (alternating, CLONE, "database.check"),
+    ],
+    ids=["single", "alternating"],
+)
+def test_the_slot_is_read_after_every_check_and_right_before_the_act(
+    make: Callable[[MemoryDatabase], Target], pending: Credential, last: str
+) -> None:
+    """What lies between the look and the act is one call, however slow the rest is."""
+    server = database()
+    looked_after: list[str] = []
+
+    def slot() -> Version:
+        looked_after[:] = calls(server)
+        return version(pending, "r1")
+
+    make(server).set(slot, version(APP, "v0"), [])
+
+    assert looked_after[-1] == last
+    assert calls(server) == [*looked_after, "database.set"]
+
+
+# ---------------------------------------------------------------------------- the search
+
+
+def test_the_newest_version_kept_is_tried_first() -> None:
+    """ADR 3: the third failed login may lock the account, and the newest is the likely one."""
+    server = database(app=Account("live"))
+    kept = [app("r3", "next"), app("r2", "live"), app("r1", "never set"), app("v0", "old")]
+
+    single(server).set(held(app("r3", "next")), app("v0", "old"), kept)
+
+    assert server.accounts["app"].password == "next"
+    assert server.failed_logins == 2
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [replace(APP, fields={"host": "elsewhere"}), Credential("admin", Sensitive("admin"))],
+    ids=["place", "user"],
+)
+def test_a_version_kept_for_another_place_or_user_is_passed_over(stranger: Credential) -> None:
+    """The application has moved, or changed its user: an old password is not sent there."""
+    server = database()
+
+    kept = [version(stranger, "moved")]
+    with pytest.raises(LockedOut, match=r"v0, r1$"):
+        single(server).set(held(app("r1", "next")), app("v0", "old"), kept)
+
+    assert calls(server) == ["database.login"] * 2
+
+
+def test_a_version_kept_that_is_no_usable_login_is_passed_over() -> None:
+    """It may have been stored before anybody checked."""
+    server = database()
+    unusable = version(Credential("invalid", Sensitive("x")), "v1")
+
+    single(server).set(held(app("r1", "next")), app("v0", "old"), [unusable, app("r0", "live")])
+
+    assert server.accounts["app"].password == "next"
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def test_a_pending_value_for_another_user_is_refused_before_any_change() -> None:
+    """Whoever can edit pending must not thereby choose whose password is changed."""
+    server = database()
+    pending = version(Credential("admin", Sensitive("next")), "r1")
+
+    with pytest.raises(Drifted, match="r1"):
+        single(server).set(held(pending), version(APP, "v0"), [])
+
+    assert "database.set" not in calls(server)
+
+
+@pytest.mark.parametrize("make", [single, alternating])
+def test_what_the_engine_refuses_is_never_staged(
+    make: Callable[[MemoryDatabase], Target],
+) -> None:
+    """A NUL that gets past create is stored, and set fails for ever."""
+    with pytest.raises((Misconfigured, Drifted)):
+        make(database()).create(Credential("invalid", Sensitive("x")))
+
+
+def test_a_user_outside_the_pair_is_named_and_nothing_is_staged() -> None:
+    server = database()
+    planned = Pair(("orders_a", "orders_b"), "orders")
+    target = AlternatingUsers(server, lambda: Sensitive("next"), lambda _: planned, lambda: APP)
+
+    with pytest.raises(Drifted, match="'app' is neither 'orders_a' nor 'orders_b'"):
+        target.create(APP)
+
+    assert calls(server) == []
+
+
+def test_the_user_that_is_current_now_is_not_set_although_the_pair_owns_both() -> None:
+    """A late finish has made pending's user the live one: its password is in use (P3)."""
+    server = database(
+        orders=Account(None), a=Account("live", {"orders"}), b=Account("old", {"orders"})
+    )
+    planned = Pair(("a", "b"), "orders")
+    target = AlternatingUsers(
+        server,
+        lambda: Sensitive("next"),
+        lambda _: planned,
+        lambda: Credential("admin", Sensitive("admin")),
+    )
+    now = version(Credential("a", Sensitive("live")), "r2")
+    late = version(Credential("a", Sensitive("next")), "r1")
+
+    with pytest.raises(Drifted, match="r1"):
+        target.set(held(late), now, [])
+
+    assert server.accounts["a"].password == "live"
+
+
+def test_a_twin_of_somebody_else_is_refused_before_anything_is_staged() -> None:
+    server = database(app_clone=Account("theirs"))
+
+    with pytest.raises(Drifted):
+        alternating(server).create(APP)
+
+
+def test_a_twin_that_somebody_made_meanwhile_is_not_taken_over() -> None:
+    """Create has looked; set looks again."""
+    server = database()
+    target = alternating(server)
+    pending = version(target.create(APP), "r1")
+    server.accounts["app_clone"] = Account("theirs")
+
+    with pytest.raises(Drifted):
+        target.set(held(pending), version(APP, "v0"), [])
+
+    assert server.accounts["app_clone"].password == "theirs"
+
+
+def test_a_twin_that_does_not_act_as_the_owner_is_not_accepted() -> None:
+    """It logs in, and cannot do what current can."""
+    server = database(app_clone=Account("next"))
+
+    assert alternating(server).accepts(CLONE) is False
+
+    server.accounts["app_clone"].acts_as = "app"
+    assert alternating(server).accepts(CLONE) is True
