@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres, find_system, system
 
 pytest_plugins = ["canary", "pytester"]
+
+settings.register_profile("proof", max_examples=10_000)
 
 REQUIRE_SERVERS = os.environ.get("KEYTURN_REQUIRE_SERVERS") == "1"
 

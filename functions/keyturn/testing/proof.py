@@ -1,6 +1,6 @@
 """`make proof`: the promises, shown on the real code, as one table per kind of proof.
 
-    python -m keyturn.testing.proof [--only sweep] [--jobs N] [--every N]
+    python -m keyturn.testing.proof [--only KIND] [--jobs N] [--every N]
 
 The explorer drives two workers in memory, through every interleaving within its bounds.
 The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from multiprocessing.queues import Queue
+from pathlib import Path
 
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -211,9 +213,27 @@ def schedules(options: argparse.Namespace, console: Console) -> bool:
     return all(counts.is_clean for counts in explored)
 
 
+def mutants(options: argparse.Namespace, console: Console) -> bool:
+    """Plant every mistake, and see each killed. In a process that has not imported our code."""
+    del options, console
+    command = [sys.executable, "-m", "keyturn.testing.mutants"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def properties(options: argparse.Namespace, console: Console) -> bool:
+    """Send 10,000 names and passwords through every engine; needs the checkout's tests."""
+    del options
+    console.print("properties: 10,000 names and passwords, through every engine")
+    tests = sorted(str(path) for path in Path("tests/integration").glob("test_*_properties.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile=proof", *tests]
+    return subprocess.run(command, check=False).returncode == 0
+
+
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": sweep,
     "schedules": schedules,
+    "mutants": mutants,
+    "properties": properties,
 }
 
 
