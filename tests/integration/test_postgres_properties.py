@@ -22,7 +22,8 @@ from keyturn.targets.postgres import NAME_MAX_BYTES, Postgres
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
 NAMES = st.text(CHARACTERS, min_size=1, max_size=24).map(lambda name: f"p_{name}")
-PASSWORDS = st.text(CHARACTERS, min_size=1, max_size=40)
+PASSWORDS = st.text(CHARACTERS, max_size=40).map(lambda text: f"{text}Canary7")
+"""With the marker, because the canary cannot tell a password like 000000000000 from the log."""
 PREFIX = "p_"
 
 
