@@ -1,11 +1,12 @@
 """The floor: the external calls of one rotation, bare. What nobody can go below.
 
 The same ten API calls as keyturn makes for a single user, in the same order with the same
-arguments, and the same three logins and one change: no check, no time-out, no log. It is what one
-would write for a demonstration, and it must not be deployed: an interrupted rotation is lost.
+arguments, and the same three logins, each with its one query, and one change: no check, no
+time-out, no log. It is what one would write for a demonstration, and it must not be deployed: an
+interrupted rotation is lost.
 
-It asks the database for less than it might (autocommit, so no BEGIN and COMMIT; no query to see
-whether a login works; no guards around the change), so that a ratio to it never flatters.
+It asks the database for less than it might (autocommit, so no BEGIN and COMMIT; no guards around
+the change), so that a ratio to it never flatters.
 `run.py` compares the two lists of calls, and stops if they differ.
 """
 
@@ -32,8 +33,8 @@ def perform(event: Mapping[str, str], client: SecretsManagerClient) -> None:
 
 
 def _create(client: SecretsManagerClient, ref: str, token: str) -> None:
-    client.describe_secret(SecretId=ref)
     value = _current(client, ref)
+    client.describe_secret(SecretId=ref)
     value["password"] = secrets.token_urlsafe(30)
     client.put_secret_value(
         SecretId=ref,
@@ -41,12 +42,12 @@ def _create(client: SecretsManagerClient, ref: str, token: str) -> None:
         SecretString=json.dumps(value),
         VersionStages=[PENDING],
     )
+    client.describe_secret(SecretId=ref)
 
 
 def _set(client: SecretsManagerClient, ref: str, token: str) -> None:
-    current, pending = _current(client, ref), _pending(client, ref, token)
-    with _login(current) as connection:
-        client.describe_secret(SecretId=ref)
+    with _login(_current(client, ref)) as connection:
+        pending = _pending(client, ref, token)
         user = pending["username"]
         verifier = connection.pgconn.encrypt_password(
             pending["password"].encode(), user.encode(), b"scram-sha-256"
@@ -62,9 +63,9 @@ def _test(client: SecretsManagerClient, ref: str, token: str) -> None:
 
 
 def _finish(client: SecretsManagerClient, ref: str, token: str) -> None:
-    labels = client.describe_secret(SecretId=ref)["VersionIdsToStages"]
     with _login(_pending(client, ref, token)):
         pass
+    labels = client.describe_secret(SecretId=ref)["VersionIdsToStages"]
     client.update_secret_version_stage(
         SecretId=ref,
         VersionStage=CURRENT,
@@ -97,7 +98,7 @@ def _login(value: Mapping[str, Any]) -> psycopg.Connection[tuple[Any, ...]]:
     tls: dict[str, Any] = {"sslmode": "disable"}
     if value["ssl"]:
         tls = {"sslmode": "verify-full", "sslrootcert": os.environ["BENCH_BUNDLE"]}
-    return psycopg.connect(
+    connection = psycopg.connect(
         host=value["host"],
         hostaddr="127.0.0.1",
         port=value["port"],
@@ -108,3 +109,5 @@ def _login(value: Mapping[str, Any]) -> psycopg.Connection[tuple[Any, ...]]:
         autocommit=True,
         **tls,
     )
+    connection.execute("SELECT current_user, clock_timestamp()")
+    return connection

@@ -6,6 +6,7 @@ The whole sweep, with every kind of fault, is `make proof`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 
@@ -28,22 +29,26 @@ def bench(request: pytest.FixtureRequest, aws: LocalAws, postgres: Postgres) -> 
 def test_death_at_any_call_is_mended_by_one_more_run(
     bench: Bench, fault: Fault, recovery: Recovery
 ) -> None:
-    """P1, P2, P3, P5: no lock-out, nothing stuck, no foreign damage, current works."""
-    chosen = scenarios(bench, earlier=[1], faults=[fault], recoveries=[recovery])
+    """P1, P2, P3, P5: no lock-out, nothing stuck, no foreign damage, current works.
+
+    Every other point with either recovery; `make proof` takes them all.
+    """
+    every = scenarios(bench, earlier=[1], faults=[fault], recoveries=[recovery])
+    chosen = islice(every, [Recovery.RETRY, Recovery.ABANDON].index(recovery), None, 2)
 
     found = {str(scenario): Run(bench).play(scenario) for scenario in chosen}
 
-    assert len(found) >= 20
+    assert len(found) >= 13
     assert {scenario: findings for scenario, findings in found.items() if findings} == {}
 
 
 @pytest.mark.parametrize("fault", [f for f in Fault if f not in KILLED])
 def test_other_faults_are_mended_too(bench: Bench, fault: Fault) -> None:
-    """A bounded part: every fifth point, in the very first rotation."""
+    """A bounded part: every eighth point, in the very first rotation."""
     recovery = Recovery.ABANDON if fault in NEW_ID_ONLY else Recovery.ABANDON_TWICE
     points = Run(bench).clean(0)
 
-    for point in range(2, points + 1, 5):
+    for point in range(2, points + 1, 8):
         scenario = Scenario(0, point, fault, recovery)
         assert not Run(bench).play(scenario), str(scenario)
 

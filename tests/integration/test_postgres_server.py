@@ -380,6 +380,21 @@ def test_a_change_that_comes_too_late_is_refused_by_the_server(
     assert _why(credential(postgres, name, "first")) is None
 
 
+@pytest.mark.parametrize("style", ["German, DMY", "SQL, MDY", "Postgres, DMY"])
+def test_a_login_with_another_style_of_dates_is_rotated(postgres: Server, style: str) -> None:
+    """psycopg cannot read every DateStyle, and a login may have any."""
+    name = unused_name("app")
+    make_login(postgres, name, "first")
+    execute(postgres, f"ALTER ROLE {{}} SET DateStyle TO '{style}'", name)
+    execute(postgres, "ALTER ROLE {} SET lc_numeric TO 'C'", name)
+
+    with _engine().login(credential(postgres, name, "first")) as session:
+        assert session is not None
+        session.set_password(name, Sensitive("second"))
+
+    assert _why(credential(postgres, name, "second")) is None
+
+
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
 def test_a_worker_killed_while_it_waits_for_a_lock_changes_nothing_later(
     server: Server, ends: str

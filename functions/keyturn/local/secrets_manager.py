@@ -394,7 +394,7 @@ class SecretsManager:
             return False
         event = {"Step": step, "SecretId": secret.arn, "ClientRequestToken": rotation.token}
         if self._settings.rotation_token:
-            event["RotationToken"] = secrets.token_urlsafe(32)
+            event["RotationToken"] = secrets.token_hex(32)
         try:
             function = _moto_function(secret, secret.rotation_lambda_arn)
         except _RefusedError:

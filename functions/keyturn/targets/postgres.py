@@ -153,9 +153,9 @@ class _Session:
 
     def greet(self) -> None:
         """Do the least that a consumer must be able to do; learn who we are, and the time there."""
-        within = f"{ACT_WITHIN_S} seconds"
-        query = "SELECT current_user, clock_timestamp() + %s::interval"
-        ((acts_as, act_before),) = self._rows(query, within)
+        # Seconds since 1970, as text: a login may have another DateStyle than drivers can read.
+        query = "SELECT current_user, (extract(epoch FROM clock_timestamp()) + %s::numeric)::text"
+        ((acts_as, act_before),) = self._rows(query, str(ACT_WITHIN_S))
         self.acts_as, self._act_before = str(acts_as), str(act_before)
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
@@ -289,7 +289,7 @@ class _Session:
 _VERSION_14 = 140000
 _TOO_LATE = "KT001"
 _NOT_TOO_LATE = (
-    "DO $do$ BEGIN IF pg_catalog.clock_timestamp() > {}::timestamptz THEN"
+    "DO $do$ BEGIN IF extract(epoch FROM pg_catalog.clock_timestamp()) > {}::numeric THEN"
     f" RAISE EXCEPTION USING ERRCODE = '{_TOO_LATE}', MESSAGE = 'keyturn: too late';"
     " END IF; END $do$"
 )

@@ -351,8 +351,11 @@ class StoreContract:
         self._stage(shelf, "a", "made")
         self._promote(shelf, "a")
         self._stage(shelf, "b", "newer")
-        for name in ("a", "b", "b"):
-            shelf.store.withdraw(shelf.ref, rotation_id(name))
+
+        shelf.store.withdraw(shelf.ref, rotation_id("a"))
+        assert shelf.labels()["pending"] == rotation_id("b")
+        for _ in range(2):
+            shelf.store.withdraw(shelf.ref, rotation_id("b"))
 
         assert "pending" not in shelf.labels()
         assert shelf.labels()["current"] == rotation_id("a")

@@ -88,10 +88,14 @@ class PostgresSingleUser:
         )
 
     def _login(self, stem: str, password: str) -> str:
-        name = f"{stem}_{os.getpid()}_{next(_numbers)}"
+        name = f"proof_{stem}_{os.getpid()}_{next(_numbers)}"
+        # By verifier: the server's log is searched for passwords.
+        verifier = self._superuser.pgconn.encrypt_password(
+            password.encode(), name.encode(), b"scram-sha-256"
+        )
         self._execute(
             sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 9 PASSWORD {}").format(
-                sql.Identifier(name), password
+                sql.Identifier(name), verifier.decode()
             )
         )
         return name
