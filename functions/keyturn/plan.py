@@ -17,6 +17,7 @@ the function that has found a plan to read. Those who only make passwords need `
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -195,11 +196,25 @@ def parse(text: str, *, source: str) -> Plan:
 
 def schema() -> dict[str, object]:
     """Return the file format as a JSON Schema. `docs/keyturn.schema.json` is its rendering."""
+    shapes: dict[str, object] = _unindented(msgspec.json.schema(PlanShape))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "keyturn.yaml",
-        **msgspec.json.schema(PlanShape),
+        **shapes,
     }
+
+
+def _unindented(tree: object) -> Any:
+    """Return *tree* with the docstrings in it as Python 3.13 and later have them."""
+    match tree:
+        case str():
+            return inspect.cleandoc(tree)
+        case list():
+            return [_unindented(each) for each in tree]
+        case dict():
+            return {key: _unindented(each) for key, each in tree.items()}
+        case _:
+            return tree
 
 
 @dataclass(frozen=True, slots=True)
