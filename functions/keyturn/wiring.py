@@ -52,6 +52,7 @@ class Settings:
         plaintext_hosts: Hosts that may be reached without TLS.
         ca_file: A PEM file with private authorities.
         plan_file: The plan, if there is one.
+        strategy: For secrets that are in no plan; None leaves it to the secret.
     """
 
     secrets: tuple[str, ...] = ()
@@ -59,13 +60,15 @@ class Settings:
     plaintext_hosts: frozenset[str] = field(default_factory=frozenset)
     ca_file: str | None = None
     plan_file: Path | None = None
+    strategy: Strategy | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read KEYTURN_* variables.
 
         Raises:
-            Misconfigured: An unknown KEYTURN_* variable, most likely a misspelt one.
+            Misconfigured: An unknown KEYTURN_* variable, most likely a misspelt one, or a value
+                that it cannot have.
         """
         unknown = {key for key in environment if key.startswith("KEYTURN_")} - _VARIABLES
         if unknown:
@@ -79,6 +82,7 @@ class Settings:
             frozenset(_list(environment.get("KEYTURN_PLAINTEXT_HOSTS", ""))),
             environment.get("KEYTURN_CA_FILE") or None,
             _plan_file(environment),
+            _strategy(environment.get("KEYTURN_STRATEGY", "")),
         )
 
 
@@ -88,6 +92,7 @@ _VARIABLES = {
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
     "KEYTURN_PLAN",
+    "KEYTURN_STRATEGY",
 }
 
 
@@ -260,7 +265,7 @@ class _Candidates:
         if self.pair is None or self.admin is None:
             raise Unsupported(
                 "no two users are named that could take turns",
-                remedy="Name `users` and `admin` in the plan.",
+                remedy="Name `users` and `admin` in the plan, or `masterarn` in the secret.",
             )
         return AlternatingUsers(self.engine, self.fresh, self.pair, self.admin)
 
@@ -273,7 +278,9 @@ def _candidates(
     store: SecretStore,
 ) -> _Candidates:
     policy = plan.password if plan is not None else generate.PasswordPolicy()
-    strategy, pair, admin = _planned(plan) if plan is not None else _documented(credential)
+    strategy, pair, admin = (
+        _planned(plan) if plan is not None else _documented(credential, settings.strategy)
+    )
 
     def fresh() -> Sensitive:
         return generate.password(policy)
@@ -295,17 +302,17 @@ def _planned(plan: SecretPlan) -> _Choice:
     return plan.strategy, lambda _: pair, plan.admin
 
 
-def _documented(credential: Credential) -> _Choice:
-    """Choose as the official templates do: `masterarn` means two users."""
+def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
+    """Choose as the deployment says, or as the official templates do: `masterarn`, two users."""
     admin = credential.fields.get("masterarn")
     if admin is None:
-        return Strategy.SINGLE_USER, None, None
+        return wanted or Strategy.SINGLE_USER, None, None
     if not isinstance(admin, str):
         raise Misconfigured(
             f"the secret's 'masterarn' is {kind_of(admin)}, not a string",
             remedy="Name the admin secret by its full ARN, or remove `masterarn`.",
         )
-    return Strategy.ALTERNATING_USERS, pair_by_suffix, admin
+    return wanted or Strategy.ALTERNATING_USERS, pair_by_suffix, admin
 
 
 def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngine:
@@ -361,6 +368,14 @@ def _client() -> SecretsManagerClient:
 
 def _list(value: str) -> tuple[str, ...]:
     return tuple(item for part in value.split(",") if (item := part.strip()))
+
+
+def _strategy(value: str) -> Strategy | None:
+    if not value or value in set(Strategy):
+        return Strategy(value) if value else None
+    raise Misconfigured(
+        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(Strategy)}, or none."
+    )
 
 
 def _plan_file(environment: Mapping[str, str]) -> Path | None:

@@ -83,7 +83,7 @@ def test_without_a_plan_one_user_is_chosen_and_the_others_are_explained(secrets:
     assert code == 0
     assert "chosen" in line(output, "single-user")
     assert "takes one password per user" in line(output, "dual-password")
-    assert "Name `users` and `admin`" in line(output, "alternating-users")
+    assert "Name `users` and `admin` in the plan" in line(output, "alternating-users")
     assert "asked for: single-user" in output
     assert f"{secrets.user} at {secrets.server.host}:{secrets.server.port}" in output
 
