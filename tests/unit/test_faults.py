@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from keyturn.testing.faults import Moment, Proxy, Verdict
+from keyturn.testing.faults import QUIET_S, Moment, Proxy, Verdict
 
 
 class Echo:
@@ -84,6 +85,31 @@ def test_what_is_held_lands_late_and_whole(echo: Echo) -> None:
         assert proxy.release() == 1
 
     assert echo.got == [b"head\n"]
+
+
+def test_a_whole_http_request_is_held_as_soon_as_it_is_there(echo: Echo) -> None:
+    """Its header tells how long it is: nobody has to wait whether there is more."""
+    request = [b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", b"body\n"]
+    with Proxy(echo.port, lambda *_: Verdict.HOLD) as proxy:
+        started = time.monotonic()
+        assert _ask(proxy.port, *request) == b""
+        took_s = time.monotonic() - started
+        proxy.release()
+
+    assert b"".join(echo.got).endswith(b"body\n")
+    assert took_s < QUIET_S
+
+
+def test_what_is_swallowed_is_never_answered(echo: Echo) -> None:
+    with Proxy(echo.port, lambda *_: Verdict.SWALLOW) as proxy:
+        with socket.create_connection(("127.0.0.1", proxy.port), 0.1) as line:
+            line.sendall(b"a\n")
+            with pytest.raises(TimeoutError):
+                line.recv(10)
+
+        assert proxy.release() == 0
+
+    assert echo.got == []
 
 
 def test_an_outage_cuts_and_ends(echo: Echo) -> None:
