@@ -70,6 +70,28 @@ def test_other_faults_are_mended_too(bench: Bench, fault: Fault) -> None:
 # ---------------------------------------------------------------------------- seen to fail
 
 
+@pytest.mark.parametrize(
+    "fault, ending",
+    [
+        (Fault.KILL_BEFORE, "createSecret: killed"),
+        (Fault.KILL_AFTER, "createSecret: killed"),
+        (Fault.GONE_BEFORE, "createSecret: Unreachable"),
+        (Fault.WRITTEN, "createSecret: Busy"),
+        (Fault.TIMED_OUT, "createSecret: Unreachable"),
+        (Fault.THROTTLED, "createSecret: Unreachable"),
+        (Fault.STALE, "createSecret: Busy"),  # the rotation has not begun, as far as it sees
+    ],
+)
+def test_a_rotation_feels_its_fault(bench: Bench, fault: Fault, ending: str) -> None:
+    """What breaks nothing shows nothing."""
+    run = Run(bench)
+
+    run.play(Scenario(0, 1, fault, Recovery.ABANDON))
+
+    assert run.said[0].startswith(ending)
+    assert run.said[1] == "ok"
+
+
 class Meddled(Run):
     """Instead of the fault, somebody does what the sweep must see."""
 

@@ -246,6 +246,9 @@ def _unused_token() -> str:
     return os.urandom(18).hex()
 
 
+Perform = Callable[[dict[str, str]], str]
+"""Performs the step of an event: "ok", "killed", or the error."""
+
 _OF_A_STRANGER = ("AWS_", "KEYTURN_", "PG")
 """Variables of whoever runs this that would change what a worker does."""
 
@@ -279,11 +282,8 @@ class Worker:
         assert self._line() == "ready", "the worker died"
 
     @contextlib.contextmanager
-    def rotation(self, limits: Limits) -> Iterator[Callable[[dict[str, str]], str]]:
-        """Start a process for one rotation, and yield what performs a step of it.
-
-        That says "ok", "killed", or the error.
-        """
+    def rotation(self, limits: Limits) -> Iterator[Perform]:
+        """Start a process for one rotation, and yield what performs its steps."""
         self._tell("begin", asdict(limits))
         self._pid = int(self._line())
         said = ""

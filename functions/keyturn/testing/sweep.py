@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from keyturn.testing.bench import AS_DEPLOYED, HURRIED, ONE_TRY, Bench, Limits, Line
+from keyturn.testing.bench import AS_DEPLOYED, HURRIED, ONE_TRY, Bench, Limits, Line, Perform
 from keyturn.testing.faults import Interrupt, Moment, Verdict
 from keyturn.testing.strict_secrets_manager import CURRENT, PENDING, STEPS
 
@@ -100,13 +100,21 @@ class Findings:
 
 
 class Run:
-    """One scenario, or the clean run that counts its points."""
+    """One scenario, or the clean run that counts its points.
+
+    Attributes:
+        subject: Whose logins they are.
+        secret: Where the credential is.
+        findings: What went wrong.
+        said: How each rotation ended: "ok", or the step and its error.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._laboratory = bench.laboratory
         self.subject, self.secret = bench.furnish()
         self.findings = Findings()
+        self.said: list[str] = []
         self._worker, self._limits = bench.workers[0], AS_DEPLOYED
         self._step = ""
         self._when = ""
@@ -233,19 +241,21 @@ class Run:
 
     def _rotate(self, token: str, interrupt: Interrupt) -> str:
         """Run the steps as the service does: from the first, up to one that fails."""
-        worker, limits = self._worker, self._limits
         self.secret.begin(token)
         self._bench.arm(interrupt)
-        with worker.rotation(limits) as perform:
-            for step in STEPS:
-                self._step = step
-                said = perform(
-                    {"Step": step, "SecretId": self.secret.ref, "ClientRequestToken": token}
-                )
-                self._bench.vault.mend()
-                if said != "ok":
-                    return f"{step}: {said}"
-        return "ok"
+        with self._worker.rotation(self._limits) as perform:
+            ended = next(self._failures(token, perform), "ok")
+        self.said.append(ended)
+        return ended
+
+    def _failures(self, token: str, perform: Perform) -> Iterator[str]:
+        """Yield what a step failed with; the service performs no further one."""
+        for step in STEPS:
+            self._step = step
+            said = perform({"Step": step, "SecretId": self.secret.ref, "ClientRequestToken": token})
+            self._bench.vault.mend()
+            if said != "ok":
+                yield f"{step}: {said}"
 
     def _look(self, moment: str) -> None:
         """Be a reader of current; where current is refused, look whether anything is accepted."""
