@@ -119,7 +119,11 @@ class Laboratory(Protocol):
         ...
 
     def accepts(self, document: str) -> bool:
-        """Log in directly, as a reader of the secret would."""
+        """Tell whether a reader could log in. It may be known from the server's record."""
+        ...
+
+    def logs_in(self, document: str) -> bool:
+        """Log in directly, as a reader of the secret would. Called from many threads."""
         ...
 
     def others(self, subject: Subject) -> object:

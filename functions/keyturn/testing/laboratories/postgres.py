@@ -70,10 +70,12 @@ class PostgresSingleUser:
         record = str(self._rows("SELECT * FROM pg_authid WHERE rolname = %s", user))
         key = document, record
         if key not in self._seen:
-            self._seen[key] = self._logs_in(json.loads(document))
+            self._seen[key] = self.logs_in(document)
         return self._seen[key]
 
-    def _logs_in(self, value: dict[str, str]) -> bool:
+    def logs_in(self, document: str) -> bool:
+        """See `Laboratory.logs_in`."""
+        value = json.loads(document)
         try:
             psycopg.connect(
                 host=self._server.host,
