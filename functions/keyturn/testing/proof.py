@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from multiprocessing.queues import Queue
@@ -79,9 +79,8 @@ Played = tuple[str, Scenario, Findings]
 def sweep(options: argparse.Namespace, console: Console) -> bool:
     """Play the scenarios of all laboratories; print the table; tell whether it is clean."""
     chosen = [each for each in LABORATORIES if options.laboratory.lower() in each.NAME.lower()]
-    missing = {f"needs {e.SERVER}: {e.INSTALL}" for e in chosen if not e.is_available()}
-    if missing or not chosen:
-        console.print("\n".join(sorted(missing)) or "no laboratory has that name", style="red")
+    if problems := missing(chosen) or ([] if chosen else ["no laboratory has that name"]):
+        console.print("\n".join(problems), style="red", markup=False)
         return False
     tallies = {each.NAME: Tally.of(each, options.every) for each in chosen}
     total = sum(len(tally.scenarios) for tally in tallies.values())
@@ -91,6 +90,11 @@ def sweep(options: argparse.Namespace, console: Console) -> bool:
             advance()
     _print(console, tallies.values())
     return all(tally.is_clean for tally in tallies.values())
+
+
+def missing(laboratories: Iterable[type[Laboratory]]) -> list[str]:
+    """Say what must be installed before anything can be proved."""
+    return sorted({f"needs {e.SERVER}: {e.INSTALL}" for e in laboratories if not e.is_available()})
 
 
 def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
@@ -160,9 +164,8 @@ def _print(console: Console, tallies: Collection[Tally]) -> None:
     for tally in tallies:
         for example in tally.examples[:10]:
             console.print(f"  {example}", style="red", markup=False)
-        if tally.played < len(tally.scenarios):
-            missing = len(tally.scenarios) - tally.played
-            console.print(f"  {tally.laboratory.NAME}: {missing} were not played", style="red")
+        if left := len(tally.scenarios) - tally.played:
+            console.print(f"  {tally.laboratory.NAME}: {left} were not played", style="red")
 
 
 class _progress:  # noqa: N801  # used like a function
