@@ -11,7 +11,7 @@ import pytest
 
 from canary import check
 from conftest import need
-from keyturn.testing.bench import Bench, Laboratory
+from keyturn.testing.bench import Bench, Laboratory, Limits
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.sweep import (
     NEW_ID_ONLY,
@@ -90,6 +90,19 @@ def test_a_rotation_feels_its_fault(bench: Bench, fault: Fault, ending: str) -> 
 
     assert run.said[0].startswith(ending)
     assert run.said[1] == "ok"
+
+
+def test_a_step_that_ends_with_an_error_of_no_class_is_heard_of(bench: Bench) -> None:
+    """A bug of ours must not look like a worker that hangs."""
+    worker, event = bench.workers[0], {"Step": "createSecret"}
+    run = Run(bench)
+    event |= {"SecretId": run.secret.ref, "ClientRequestToken": bench.token()}
+
+    with worker.rotation(Limits(tries=0)) as perform:  # the SDK takes no such number
+        assert perform(event) == "ended"
+
+    assert run.clean(0)
+    assert run.said == ["ok"]
 
 
 class Meddled(Run):

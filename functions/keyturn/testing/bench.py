@@ -251,7 +251,10 @@ def _unused_token() -> str:
 
 
 Perform = Callable[[dict[str, str]], str]
-"""Performs the step of an event: "ok", "killed", or the error."""
+"""Performs the step of an event: "ok", the error, or how the process ended instead."""
+
+_OVER = {"ended", "killed"}
+"""What is said when a rotation's process is gone; "ended" at a step is an error of no class."""
 
 _OF_A_STRANGER = ("AWS_", "KEYTURN_", "PG")
 """Variables of whoever runs this that would change what a worker does."""
@@ -299,9 +302,9 @@ class Worker:
             return said
 
         yield perform
-        if said != "killed":
+        if said not in _OVER:
             self._tell("end")
-            assert self._line() in {"ended", "killed"}
+            assert self._line() in _OVER
 
     def kill(self) -> None:
         """Kill the step that is being performed, as the platform does at a time-out."""
