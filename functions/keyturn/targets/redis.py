@@ -428,6 +428,7 @@ _PHRASES = {
 """How an error goes on after ERR, which alone says nothing (networking.c, server.c, acl.c)."""
 
 _LINE = "Check that the server runs, and the network path from the function to it."
+_TLS_LINE = "Check that the server runs and speaks TLS at this port, and the network path to it."
 _LATER = "The server is starting, stopping or busy: it is tried again."
 
 _WORDS: dict[str, tuple[type[KeyturnError], str]] = {
@@ -503,6 +504,7 @@ class _Line:
 
         failure = self._try(exchange, "hung up")
         if failure is not None:
+            self.close()  # else a late answer would be taken for the next one's
             raise failure
         return answers
 
@@ -588,7 +590,10 @@ class _Line:
         return self._silent(otherwise)
 
     def _silent(self, fact: str) -> Unreachable:
-        return Unreachable(f"{self.host}: the server {fact}", remedy=_LINE)
+        # A server without TLS waits for more of what it takes for a command.
+        is_handshake = self._place.tls and self._connection is None
+        remedy = _TLS_LINE if is_handshake else _LINE
+        return Unreachable(f"{self.host}: the server {fact}", remedy=remedy)
 
 
 class _Options(TypedDict):
@@ -633,7 +638,7 @@ def _word(error: RedisError) -> str:
 
     text, word = str(error), error.status_code or ""
     if not word and isinstance(error, ResponseError):
-        word, _, text = text.partition(" ")
+        word, _, text = (text or _Word.OTHER).partition(" ")
     if word != _Word.OTHER:
         return word
     found = (name for phrase, name in _PHRASES.items() if text.lower().startswith(phrase))
