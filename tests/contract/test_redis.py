@@ -14,9 +14,15 @@ from keyturn.local.redis import Keeps, find
 from keyturn.local.redis import Redis as Server
 from keyturn.model import Credential, Sensitive
 from keyturn.ports import Generate
-from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
+from keyturn.strategies import AlternatingUsers, DualPassword, Pair, SingleUser
 from keyturn.targets.redis import Redis
-from keyturn.testing.contracts import CANARY, OneSlotContract, Subject, TwoSlotContract
+from keyturn.testing.contracts import (
+    CANARY,
+    DualContract,
+    OneSlotContract,
+    Subject,
+    TwoSlotContract,
+)
 from keyturn.testing.faults import Proxy
 from redises import APPLICATION, ROTATION, credential, make_user, unused_name
 
@@ -82,6 +88,32 @@ class TestWithoutUsers(TestRequirepass):
         return [("rename-command", 'ACL ""')]
 
 
+class TestDualPassword(DualContract):
+    """One user holds two passwords, and changes them itself."""
+
+    @pytest.fixture
+    def subject(self, redis: Server, proxy: Proxy) -> Subject:
+        name = unused_name("app")
+        make_user(redis, name, f"{CANARY}first", *APPLICATION, *ROTATION)
+        current = credential(redis, name, f"{CANARY}first", port=proxy.port)
+        target = DualPassword(Redis(plenty_of_time()), _numbered())
+        return Subject(target, current, _elsewhere(current), proxy.outage)
+
+
+class TestDualPasswordByAdmin(DualContract):
+    """An admin changes them; the user itself may change nothing."""
+
+    @pytest.fixture
+    def subject(self, redis: Server, proxy: Proxy) -> Subject:
+        name, admin = unused_name("app"), unused_name("admin")
+        make_user(redis, name, f"{CANARY}first", *APPLICATION)
+        make_user(redis, admin, f"{CANARY}admin", *ROTATION)
+        current = credential(redis, name, f"{CANARY}first", port=proxy.port)
+        authority = credential(redis, admin, f"{CANARY}admin", port=proxy.port)
+        target = DualPassword(Redis(plenty_of_time()), _numbered(), lambda: authority)
+        return Subject(target, current, _elsewhere(current), proxy.outage)
+
+
 class TestAlternatingUsers(TwoSlotContract):
     """Two users take turns."""
 
@@ -92,7 +124,8 @@ class TestAlternatingUsers(TwoSlotContract):
         make_user(redis, admin, f"{CANARY}admin", *ROTATION)
         current = credential(redis, name, f"{CANARY}first", port=proxy.port)
         authority = credential(redis, admin, f"{CANARY}admin", port=proxy.port)
+        pair = Pair((name, unused_name("twin")), owner=name, is_declared=True)
         target = AlternatingUsers(
-            Redis(plenty_of_time()), _numbered(), pair_by_suffix, lambda: authority
+            Redis(plenty_of_time()), _numbered(), lambda _: pair, lambda: authority
         )
         return Subject(target, current, _elsewhere(current), proxy.outage)
