@@ -125,12 +125,12 @@ class RedisSingleUser:
         kept = self._server.users_file.read_text().splitlines()
         return [
             sorted(line for line in lines if line.split(" ")[1] not in subject.logins)
-            for lines in (self._superuser.acl_list(), kept)
+            for lines in (self._users(), kept)
         ]
 
     def rights(self, document: str) -> object:
         """See `Laboratory.rights`."""
-        found = _line_of(json.loads(document)["username"], self._superuser.acl_list())
+        found = _line_of(json.loads(document)["username"], self._users())
         return [rule for rule in found[2:] if not rule.startswith("#")]
 
     def _subject(self, document: Mapping[str, object], logins: set[str]) -> Subject:
@@ -148,7 +148,11 @@ class RedisSingleUser:
         return name
 
     def _set_user(self, name: str, *rules: str) -> None:
-        self._superuser.execute_command("ACL", "SETUSER", name, *rules)
+        command = ("ACL", "SETUSER", name, *rules)
+        self._superuser.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def _users(self) -> list[str]:
+        return [str(line) for line in self._superuser.acl_list()]
 
 
 class RedisDualPassword(RedisSingleUser):
