@@ -444,6 +444,13 @@ def test_who_does_not_exist_is_not_created(redis: Server) -> None:
 NEEDED_BY_ALL = ("info", "config|get", "acl|setuser", "acl|save")
 
 
+def test_the_page_lists_what_the_tests_grant() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    listed = page.partition("```text\n")[2].partition("```")[0]
+
+    assert set(listed.split()) == set(ROTATION)
+
+
 @pytest.mark.parametrize("missing", NEEDED_BY_ALL)
 def test_a_missing_permission_is_denied_and_nothing_is_changed(redis: Server, missing: str) -> None:
     login = _user(redis, *(rule for rule in ROTATION if rule != f"+{missing}"))
