@@ -13,7 +13,8 @@ from databases import plenty_of_time
 from keyturn.errors import Misconfigured
 from keyturn.local.redis import Redis as Server
 from keyturn.model import Sensitive
-from keyturn.targets.redis import NAME_MAX_BYTES, Redis
+from keyturn.targets.redis import Redis
+from keyturn.targets.redis_line import NAME_MAX_BYTES
 from redises import APPLICATION, ROTATION, connect, credential, make_user, rules_of
 
 CHARACTERS = st.characters(codec="utf-8")

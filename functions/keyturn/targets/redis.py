@@ -18,59 +18,26 @@ out. A `host` that begins with a slash is the path of a Unix socket.
 from __future__ import annotations
 
 import hashlib
-import re
-import secrets
-import socket
-import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypedDict
-from urllib.parse import quote
 
-from keyturn.document import kind_of
 from keyturn.errors import (
-    Denied,
     Drifted,
-    KeyturnError,
     Misconfigured,
-    Unreachable,
     Unsupported,
 )
 from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import tls
-
-if TYPE_CHECKING:
-    from redis import Connection, RedisError, UnixDomainSocketConnection
+from keyturn.targets import redis_line as line
 
 ENGINES = ("redis", "valkey")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
 
-NAME_MAX_BYTES = 255
-"""Ours: the server has no limit of its own, and names go into its lists and logs."""
-
-CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 5.0
-MARGIN_S = 1.0
-"""Left of the function's time for reporting a failure."""
-
-DEFAULT_USER = "default"
-
 
 def engine(surroundings: Surroundings) -> Redis:
     """Build the engine; see `keyturn.targets`."""
     return Redis(surroundings)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a credential logs in, checked."""
-
-    host: str
-    port: int
-    tls: bool
 
 
 class Redis:
@@ -81,48 +48,13 @@ class Redis:
 
     def endpoint(self, credential: Credential) -> str:
         """See `PasswordEngine.endpoint`."""
-        place = self._place(credential)
-        return f"{place.host}:{place.port}"
+        return line.endpoint(credential, self._surroundings)
 
     @contextmanager
     def login(self, credential: Credential) -> Iterator[_Session | None]:
         """See `PasswordEngine.login`."""
-        place = self._place(credential)
-        line = _Line(place, self._surroundings)
-        try:
-            line.open()
-            yield _Session(line, credential.principal) if _is_let_in(line, credential) else None
-        finally:
-            line.close()
-
-    def _place(self, credential: Credential) -> _Place:
-        fields = credential.fields
-        host = _host(fields.get("host"))
-        _check_name("username", credential.principal)
-        wants_tls = tls.wants_tls(fields.get("ssl"), host, self._surroundings)
-        is_socket = host.startswith("/")
-        return _Place(host, _port(fields.get("port")), wants_tls and not is_socket)
-
-
-def _is_let_in(line: _Line, credential: Credential) -> bool:
-    """Log in, and name the connection so that `_Session` can tell ours from an application's."""
-    name = credential.principal
-    secret = credential.secret.reveal().encode("utf-8", "surrogatepass")
-    said, *_ = line.ask(
-        ["AUTH", name, secret], ["CLIENT", "SETNAME", f"{_stem(name)}-{line.nonce}"]
-    )
-    if _is(said, _Word.ARITY):
-        # Before 6.0 there is one password, of nobody in particular.
-        if name != DEFAULT_USER:
-            raise Unsupported(
-                f"{line.host}: the server is older than 6.0 and has no users, such as {name!r}",
-                remedy=f"Set `username` to {DEFAULT_USER!r}, or use a newer server.",
-            )
-        (said,) = line.ask(["AUTH", secret])
-    if _is(said, *_REFUSALS):
-        return False
-    line.require(said)
-    return True
+        with line.login(credential, self._surroundings) as opened:
+            yield _Session(opened, credential.principal) if opened else None
 
 
 class _Session:
@@ -130,14 +62,14 @@ class _Session:
 
     A worker may stall with its connection open, and its change arrive when another rotation has
     come and gone. The server cannot refuse it by the clock, so each change first ends the other
-    connections of ours that are for the same user; see `_stem`.
+    connections of ours that are for the same user; see `redis_line.stem`.
 
     Args:
-        line: Logged in, as *user*.
+        opened: Logged in, as *user*.
     """
 
-    def __init__(self, line: _Line, user: str) -> None:
-        self._line = line
+    def __init__(self, opened: line.Line, user: str) -> None:
+        self._line = opened
         self._user = user
 
     def acts_for(self, owner: str) -> bool:
@@ -158,7 +90,7 @@ class _Session:
         """See `Session.check_twin`."""
         del owner
         for name in (twin, like):
-            _check_name("user", name)
+            line.check_name("user", name)
         server = self._look(twin)
         self._require_users(server)
         self._rules_of(server, like)
@@ -199,14 +131,14 @@ class _Session:
 
         The connection takes the name of the user that it is about to change.
         """
-        name = ["CLIENT", "SETNAME", f"{_stem(principal)}-{self._line.nonce}"]
+        name = ["CLIENT", "SETNAME", f"{line.stem(principal)}-{self._line.nonce}"]
         _, facts, aclfile, me, users, clients = self._line.ask(name, *_LOOK)
         server = _Server(
             facts=_facts(self._line.require(facts)),
             aclfile=_second(self._line.require(aclfile)),
-            has_users=not _is(me, _Word.UNKNOWN),
+            has_users=not line.is_no(me, line.Word.UNKNOWN),
             users=users,
-            clients="" if isinstance(clients, _No) else str(clients),
+            clients="" if isinstance(clients, line.No) else str(clients),
         )
         _refuse_replication(self._line.host, server)
         return server
@@ -242,7 +174,7 @@ class _Session:
         The server looks at permissions first, and at the whole of a command before it acts.
         """
         (said,) = self._line.ask(["ACL", "SETUSER", principal, "keyturn-probe"])
-        if not _is(said, _Word.OTHER):
+        if not line.is_no(said, line.Word.OTHER):
             self._line.require(said)
 
     # ------------------------------------------------------------------------ acting
@@ -285,7 +217,7 @@ class _Session:
                 )
 
     def _require_kept(self, said: object, keeping: Sequence[str]) -> None:
-        if _is(said, _Word.OTHER):
+        if line.is_no(said, line.Word.OTHER):
             raise Misconfigured(
                 f"{self._line.host}: {' '.join(keeping)} failed, so the server would forget the"
                 " password when it restarts",
@@ -295,24 +227,24 @@ class _Session:
 
     def _others(self, server: _Server, principal: str) -> list[str]:
         """Return the ids of the other connections of ours that may be about to do the same."""
-        ours = f"{_stem(principal)}-{self._line.nonce}"
+        ours = f"{line.stem(principal)}-{self._line.nonce}"
         found = []
         for each in server.clients.splitlines():
             client = dict(pair.partition("=")[::2] for pair in each.split(" "))
             name = client.get("name", "")
-            if name != ours and name.rpartition("-")[0] == _stem(principal):
+            if name != ours and name.rpartition("-")[0] == line.stem(principal):
                 found.append(client.get("id", ""))
         return found
 
     def _set_the_only_password(self, server: _Server, principal: str, secret: Sensitive) -> None:
         """Change the password of a server that has no users. It takes it in clear only."""
-        if principal != DEFAULT_USER:
+        if principal != line.DEFAULT_USER:
             raise _no_user(self._line.host, principal)
         keeping = self._keeping(server)
         if keeping:
             self._require_kept(self._line.ask(keeping)[0], keeping)
         clear = secret.reveal().encode("utf-8", "surrogatepass")
-        change: _Command = ["CONFIG", "SET", "requirepass", clear]
+        change: line.Command = ["CONFIG", "SET", "requirepass", clear]
         said = self._line.ask(change, *([keeping] if keeping else []))
         self._line.require(said[0])
         if keeping:
@@ -385,310 +317,7 @@ def _no_user(host: str, name: str) -> Drifted:
     )
 
 
-def _stem(principal: str) -> str:
-    """Return how a connection that is for *principal* is named, without what makes it unique.
-
-    Names of connections are ASCII without blanks.
-    """
-    return f"keyturn-{quote(principal, safe='')}"
-
-
 def _verifier(secret: Sensitive) -> str:
     """Return what ACL SETUSER takes in a password's place."""
     digest = hashlib.sha256(secret.reveal().encode("utf-8", "surrogatepass"))
     return f"#{digest.hexdigest()}"
-
-
-# ---------------------------------------------------------------------------- talking
-
-
-class _Word:
-    """The first word of an error, as the server says it, or ours where it says ERR alone."""
-
-    WRONG = "WRONGPASS"
-    OLD_WRONG = "ERR invalid password"
-    ARITY = "ERR wrong number of arguments"
-    UNKNOWN = "ERR unknown"
-    FULL = "ERR max number of clients"
-    OPEN = "ERR no password is set"
-    OTHER = "ERR"
-
-
-_REFUSALS = (_Word.WRONG, _Word.OLD_WRONG)
-
-_PHRASES = {
-    "invalid password": _Word.OLD_WRONG,
-    "wrong number of arguments": _Word.ARITY,
-    "unknown command": _Word.UNKNOWN,
-    "unknown subcommand": _Word.UNKNOWN,
-    "max number of clients": _Word.FULL,
-    "auth <password> called without": _Word.OPEN,
-    "client sent auth, but no password": _Word.OPEN,
-}
-"""How an error goes on after ERR, which alone says nothing (networking.c, server.c, acl.c)."""
-
-_LINE = "Check that the server runs, and the network path from the function to it."
-_TLS_LINE = "Check that the server runs and speaks TLS at this port, and the network path to it."
-_LATER = "The server is starting, stopping or busy: it is tried again."
-
-_WORDS: dict[str, tuple[type[KeyturnError], str]] = {
-    "BUSY": (Unreachable, _LATER),
-    "CLUSTERDOWN": (Unreachable, _LATER),
-    "DENIED": (Misconfigured, "Give the server a password: it is in protected mode."),
-    "LOADING": (Unreachable, _LATER),
-    "MASTERDOWN": (Unreachable, _LATER),
-    "MISCONF": (Unreachable, "The server cannot write to its disk: see its log."),
-    "NOAUTH": (Unreachable, "The login ended during the step: it is tried again."),
-    "NOPERM": (Denied, "Grant what is missing: see docs/redis.md, Permissions."),
-    "OOM": (Unreachable, "The server has no memory left: see `maxmemory`."),
-    "READONLY": (Misconfigured, "Name the primary's endpoint: this server is a replica."),
-    _Word.ARITY: (Unsupported, "Use a newer server."),
-    _Word.FULL: (Unreachable, "Wait, or raise the server's `maxclients`."),
-    _Word.OPEN: (Drifted, "Set the secret's password at the server, which asks for none."),
-    _Word.UNKNOWN: (Unsupported, "Use a server whose ACL and CONFIG commands are not disabled."),
-}
-"""First word (Redis: RESP errors) -> what to do."""
-
-_UNKNOWN_WORD = (Unsupported, "Look into the server's log, and report what it says.")
-
-
-@dataclass(frozen=True, slots=True)
-class _No:
-    """The server's answer is an error; its text is left behind."""
-
-    word: str
-
-
-def _is(said: object, *words: str) -> bool:
-    return isinstance(said, _No) and said.word in words
-
-
-_Command = Sequence[str | bytes]
-
-
-class _Line:
-    """One connection, used once: it does not reconnect, and repeats nothing.
-
-    Attributes:
-        host: For messages.
-        nonce: Tells its name from that of any other.
-    """
-
-    def __init__(self, place: _Place, surroundings: Surroundings) -> None:
-        self.host = place.host
-        self.nonce = secrets.token_hex(4)
-        self._place = place
-        self._surroundings = surroundings
-        self._connection: Connection | UnixDomainSocketConnection | None = None
-
-    def open(self) -> None:
-        """Connect, without a login."""
-        connection = self._made(self._allowance_s(CONNECT_TIMEOUT_S))
-        failure = self._try(connection.connect, "refuses connections, or is not reachable")
-        if failure is not None:
-            raise failure
-        self._connection = connection
-
-    def ask(self, *commands: _Command) -> list[object]:
-        """Send *commands* in one piece; return the answers, errors of the server among them."""
-        connection, answers = self._connection, list[object]()
-        if connection is None or not connection.is_connected:
-            # It would connect again by itself, without a login.
-            raise self._silent("hung up")
-        deadline = time.monotonic() + self._allowance_s(ANSWER_TIMEOUT_S)
-
-        def exchange() -> None:
-            packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
-            connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
-            answers.extend(_answer(connection, deadline) for _ in commands)
-
-        failure = self._try(exchange, "hung up")
-        if failure is not None:
-            self.close()  # else a late answer would be taken for the next one's
-            raise failure
-        return answers
-
-    def require(self, said: object) -> object:
-        """Return the answer, unless it is an error."""
-        if not isinstance(said, _No):
-            return said
-        kind, remedy = _WORDS.get(said.word, _UNKNOWN_WORD)
-        raise kind(f"{self.host}: the server answered {said.word[:40]!a}", remedy=remedy)
-
-    def close(self) -> None:
-        """Hang up. Repeatable."""
-        if self._connection is not None:
-            self._connection.disconnect()  # type: ignore[no-untyped-call]
-
-    def _made(self, timeout_s: float) -> Connection | UnixDomainSocketConnection:
-        from redis import Connection, SSLConnection, UnixDomainSocketConnection
-
-        host, port = self._place.host, self._place.port
-        if host.startswith("/"):
-            # The driver's own types hold it for abstract.
-            return UnixDomainSocketConnection(  # type: ignore[abstract, no-untyped-call]
-                path=host, **_options(timeout_s)
-            )
-        # Each of the host's addresses is tried for so long.
-        options = _options(timeout_s / self._count_addresses())
-        if not self._place.tls:
-            return Connection(host=host, port=port, **options)  # type: ignore[no-untyped-call]
-        # It verifies by default, the host name included.
-        roots = tls.authorities(host, self._surroundings)
-        return SSLConnection(ssl_ca_data=roots, host=host, port=port, **options)
-
-    def _count_addresses(self) -> int:
-        """Look the host up here, to tell a wrong name from a server that is down."""
-        try:
-            return len(
-                socket.getaddrinfo(self._place.host, self._place.port, type=socket.SOCK_STREAM)
-            )
-        except (OSError, UnicodeError):
-            problem = f"{self.host}: the host name has no address"
-        raise Unreachable(problem, remedy="Check the secret's host and the function's DNS.")
-
-    def _allowance_s(self, most_s: float) -> float:
-        left_s = self._surroundings.remaining_s() - MARGIN_S
-        if left_s <= 0:
-            raise Unreachable(
-                f"{self.host}: no time is left for another call",
-                remedy="Give the function a longer time-out, or look at what was slow before.",
-            )
-        return min(most_s, left_s)
-
-    def _try(self, call: Callable[[], None], otherwise: str) -> KeyturnError | None:
-        from redis import RedisError
-
-        try:
-            call()
-        except (RedisError, OSError) as error:
-            # Returned, to be raised outside the handler: the driver's error quotes the server.
-            return self._translated(error, otherwise)
-        return None
-
-    def _translated(self, error: BaseException, otherwise: str) -> KeyturnError:
-        from redis import InvalidResponse
-        from redis import TimeoutError as LateError
-
-        causes = list(_causes(error))
-        for each in causes:
-            if isinstance(each, ssl.SSLCertVerificationError):
-                return tls.certificate_refused(self.host, each)
-        if any(isinstance(each, LateError | TimeoutError) for each in causes):
-            return self._silent("did not answer in time")
-        if any(isinstance(each, ssl.SSLError) for each in causes):
-            return Misconfigured(
-                f"{self.host}: the TLS handshake failed; no password was sent",
-                remedy="Check that the server speaks TLS at this port, without a client's"
-                " certificate.",
-            )
-        if isinstance(error, InvalidResponse):
-            return Misconfigured(
-                f"{self.host}: what answers does not speak as Redis does",
-                remedy="Correct `host`, `port` or `ssl` in the secret.",
-            )
-        return self._silent(otherwise)
-
-    def _silent(self, fact: str) -> Unreachable:
-        # A server without TLS waits for more of what it takes for a command.
-        is_handshake = self._place.tls and self._connection is None
-        remedy = _TLS_LINE if is_handshake else _LINE
-        return Unreachable(f"{self.host}: the server {fact}", remedy=remedy)
-
-
-class _Options(TypedDict):
-    socket_connect_timeout: float
-    socket_timeout: float
-    protocol: int
-    driver_info: None
-    encoding_errors: str
-    decode_responses: bool
-
-
-def _options(timeout_s: float) -> _Options:
-    """Return what keeps the driver from doing anything that we did not ask for."""
-    return {
-        "socket_connect_timeout": timeout_s,
-        "socket_timeout": timeout_s,
-        "protocol": 2,  # no HELLO
-        "driver_info": None,  # no CLIENT SETINFO
-        # Names are bytes to the server: whatever it says can be said back.
-        "encoding_errors": "surrogateescape",
-        "decode_responses": True,
-    }
-
-
-def _answer(connection: Connection | UnixDomainSocketConnection, deadline: float) -> object:
-    """Read one answer. After an error that ends a login the driver repeats it for the rest."""
-    from redis import RedisError
-
-    left_s = max(0.001, deadline - time.monotonic())
-    try:
-        return connection.read_response(timeout=left_s, disconnect_on_error=False)
-    except RedisError as error:
-        word = _word(error)
-        if not word:
-            raise
-        return _No(word)
-
-
-def _word(error: RedisError) -> str:
-    """Return how the server's error begins; "" if it is not the server's."""
-    from redis import ResponseError
-
-    text, word = str(error), error.status_code or ""
-    if not word and isinstance(error, ResponseError):
-        word, _, text = (text or _Word.OTHER).partition(" ")
-    if word != _Word.OTHER:
-        return word
-    found = (name for phrase, name in _PHRASES.items() if text.lower().startswith(phrase))
-    return next(found, _Word.OTHER)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-# ---------------------------------------------------------------------------- checking
-
-_HOST_MAX_CHARACTERS = 255
-_PORT_MAX = 65_535
-_PORT_DEFAULT = 6379
-
-
-def _host(value: object) -> str:
-    if value is None:
-        _refuse("host", "is missing")
-    if not isinstance(value, str):
-        _refuse("host", f"is {kind_of(value)}, not a string")
-    if not 0 < len(value) <= _HOST_MAX_CHARACTERS or not value.isprintable():
-        _refuse("host", "is empty, too long, or holds unprintable characters")
-    if any(c in value for c in ", "):
-        _refuse("host", "is not one host name, address or socket")
-    return value
-
-
-def _check_name(key: str, name: str) -> None:
-    if not name.isprintable() or " " in name or not 0 < len(name.encode()) <= NAME_MAX_BYTES:
-        _refuse(
-            key,
-            f"is empty, longer than {NAME_MAX_BYTES} bytes,"
-            " or holds blanks or unprintable characters",
-        )
-
-
-def _port(value: object) -> int:
-    if value is None:
-        return _PORT_DEFAULT
-    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= _PORT_MAX:
-        _refuse("port", f"is {kind_of(value)} that is no number from 1 to {_PORT_MAX}")
-    return number
-
-
-def _refuse(key: str, problem: str) -> NoReturn:
-    raise Misconfigured(
-        f"the secret's {key!r} {problem}", remedy=f"Correct {key!r} in the secret's value."
-    )
