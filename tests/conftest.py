@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres, find_system, system
+from keyturn.local.redis import Redis, find
 
 pytest_plugins = ["canary", "pytester"]
 
@@ -29,7 +30,7 @@ def need(*, present: bool, what: str, install: str) -> None:
     pytest.skip(message)
 
 
-def _search(server: Postgres) -> None:
+def _search(server: Postgres | Redis) -> None:
     """Let the canary read what a server wrote about us."""
     from canary import check  # pytest wants to load its plugin itself, first
 
@@ -69,6 +70,15 @@ def system_postgres() -> Iterator[Postgres]:
             "pg_stat_statements.track_utility": "on",
         },
     ) as server:
+        yield server
+        _search(server)
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """The system's Redis, which keeps its users in an aclfile."""
+    need(present=find() is not None, what="Redis", install="apt install redis-server")
+    with Redis(settings={"slowlog-log-slower-than": "0", "loglevel": "debug"}) as server:
         yield server
         _search(server)
 
