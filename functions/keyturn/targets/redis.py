@@ -27,9 +27,11 @@ from keyturn.errors import (
     Misconfigured,
     Unsupported,
 )
-from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import redis_line as line
 
+TITLE = "Redis and Valkey: your own"
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.DUAL_PASSWORD, Strategy.ALTERNATING_USERS)
 ENGINES = ("redis", "valkey")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
