@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 ARCHITECTURE ?= arm64
+ENGINE ?= postgres
 ARGS ?=
-export PYTHON ARCHITECTURE
+export PYTHON ARCHITECTURE ENGINE
 
 # The SAM CLI wants a region and credentials before it looks at anything, although neither target contacts AWS.
 SAM = SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} \
@@ -46,14 +47,15 @@ validate: .venv-tools/ready ## Check the template as the SAM CLI does
 	@$(SAM) validate --lint
 
 .PHONY: build
-build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibly (ARCHITECTURE=x86_64)
+build: .venv-tools/ready ## Pack the function with SAM and zip it reproducibly (ENGINE=mysql, ARCHITECTURE=x86_64)
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
-	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/RotatePostgres dist/rotate-postgres.zip
+	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/Rotate dist/rotate-$(ENGINE).zip
 
 .PHONY: lock
 lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
-	$(LOCK) --group fn-rotate-postgres -o functions/requirements/rotate-postgres.txt
+	for engine in postgres mysql redis; do \
+		$(LOCK) --group fn-rotate-$$engine -o functions/requirements/rotate-$$engine.txt || exit; done
 	$(LOCK) --group tools -o requirements/tools.txt
 	$(LOCK) --group awscli -o requirements/awscli.txt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NewType, NoReturn
 
 SecretRef = NewType("SecretRef", str)
@@ -33,6 +33,15 @@ class Outcome(Enum):
 
     DONE = "done"
     ALREADY_DONE = "already_done"
+
+
+class Strategy(StrEnum):
+    """Who gets the new password; see `keyturn.strategies`. Spelt as in the plan."""
+
+    SINGLE_USER = "single-user"
+    DUAL_PASSWORD = "dual-password"  # noqa: S105  # not a password
+    ALTERNATING_USERS = "alternating-users"
+    AUTO = "auto"
 
 
 class Sensitive:

@@ -21,7 +21,6 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -33,13 +32,7 @@ import yaml
 from keyturn import generate
 from keyturn.errors import Misconfigured
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
-
-
-class Strategy(StrEnum):
-    """Who gets the new password; see `keyturn.strategies`."""
-
-    SINGLE_USER = "single-user"
-    ALTERNATING_USERS = "alternating-users"
+from keyturn.model import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +41,9 @@ class SecretPlan:
 
     Attributes:
         strategy: Who gets the new password.
-        users: The two logins that take turns. None with a single user, as are the next two.
-        owner: The role whose privileges both logins act with.
-        admin: The name or ARN of the secret with the admin's login.
+        users: The two logins that take turns, if two do.
+        owner: The role whose privileges both logins act with; None is the first of them.
+        admin: The name or ARN of the secret with the admin's login, if there is one.
         password: Which passwords may be made. Checked.
     """
 
@@ -125,28 +118,56 @@ class SingleUserShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.SING
     """One login changes its own password."""
 
 
+_Users = Annotated[
+    tuple[_Name, _Name],
+    msgspec.Meta(
+        description="The two logins that take turns; the secret holds one of them now.",
+        extra_json_schema={"uniqueItems": True},
+    ),
+]
+_Owner = Annotated[
+    _Name,
+    msgspec.Meta(
+        description="The role that owns what either login makes; the first of the two unless said"
+        " otherwise. Engines without owners ignore it."
+    ),
+]
+_Admin = Annotated[
+    _Name, msgspec.Meta(description="The name or ARN of the secret with the admin's login.")
+]
+
+
+class DualPasswordShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.DUAL_PASSWORD.value):
+    """One login holds two passwords at a time; the admin sets them, or the login itself."""
+
+    admin: _Admin | msgspec.UnsetType = msgspec.UNSET
+
+
 class AlternatingUsersShape(
     _SecretShape, frozen=True, kw_only=True, tag=Strategy.ALTERNATING_USERS.value
 ):
     """Two logins take turns; an admin sets the one that is not in use."""
 
-    users: Annotated[
-        tuple[_Name, _Name],
-        msgspec.Meta(
-            description="The two logins that take turns; the secret holds one of them now.",
-            extra_json_schema={"uniqueItems": True},
-        ),
-    ]
-    owner: Annotated[
-        _Name,
-        msgspec.Meta(
-            description="The role that owns what either login makes; it may be one of the two."
-        ),
-    ]
-    admin: Annotated[
-        _Name,
-        msgspec.Meta(description="The name or ARN of the secret with the admin's login."),
-    ]
+    users: _Users
+    owner: _Owner | msgspec.UnsetType = msgspec.UNSET
+    admin: _Admin
+
+
+class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value):
+    """The best that the target offers: two passwords, else two users if named, else one."""
+
+    users: _Users | msgspec.UnsetType = msgspec.UNSET
+    owner: _Owner | msgspec.UnsetType = msgspec.UNSET
+    admin: _Admin | msgspec.UnsetType = msgspec.UNSET
+
+
+_AnySecret = SingleUserShape | DualPasswordShape | AlternatingUsersShape | AutoShape
+_SHAPES: Mapping[str, type[_AnySecret]] = {
+    Strategy.SINGLE_USER: SingleUserShape,
+    Strategy.DUAL_PASSWORD: DualPasswordShape,
+    Strategy.ALTERNATING_USERS: AlternatingUsersShape,
+    Strategy.AUTO: AutoShape,
+}
 
 
 class PlanShape(_Shape, frozen=True, kw_only=True):
@@ -156,7 +177,7 @@ class PlanShape(_Shape, frozen=True, kw_only=True):
         Literal[1], msgspec.Meta(description="The version of this format. Always 1.")
     ]
     secrets: Annotated[
-        dict[str, SingleUserShape | AlternatingUsersShape],
+        dict[str, _AnySecret],
         msgspec.Meta(description="By the name that the secret has in its store."),
     ]
 
@@ -260,48 +281,59 @@ def _secret(name: str, tree: object, place: _Place) -> SecretPlan:
     shaped = _shaped(entry, shape, place)
     policy = PasswordPolicy(**msgspec.structs.asdict(shaped.password))
     generate.check(policy, str(place.at("password")))
-    if not isinstance(shaped, AlternatingUsersShape):
-        return SecretPlan(Strategy.SINGLE_USER, None, None, None, policy)
-    _require_pair(shaped, name, place)
-    return SecretPlan(Strategy.ALTERNATING_USERS, shaped.users, shaped.owner, shaped.admin, policy)
+    planned = SecretPlan(
+        Strategy(str(entry["strategy"])),
+        _given(shaped, "users"),
+        _given(shaped, "owner"),
+        _given(shaped, "admin"),
+        policy,
+    )
+    _require_logins(planned, name, place)
+    return planned
 
 
-def _shape(
-    entry: Mapping[str, object], place: _Place
-) -> type[SingleUserShape | AlternatingUsersShape]:
+def _given(shaped: _AnySecret, key: str) -> Any:
+    """Return what the plan says under *key*, or None."""
+    value = getattr(shaped, key, msgspec.UNSET)
+    return None if value is msgspec.UNSET else value
+
+
+def _shape(entry: Mapping[str, object], place: _Place) -> type[_AnySecret]:
     """Choose by strategy; keys that no strategy has come first, as one may be a typo of it."""
     _refuse_unknown(entry, _keys(AlternatingUsersShape), place)
     if "strategy" not in entry:
         raise _refusal(place, "has no `strategy`", _FIXES["strategy"])
-    match entry["strategy"]:
-        case Strategy.ALTERNATING_USERS:
-            return AlternatingUsersShape
-        case Strategy.SINGLE_USER:
-            _refuse_pair(entry, place)
-            return SingleUserShape
-        case _:
-            raise _refusal(place.at("strategy"), "is no strategy", _FIXES["strategy"])
+    strategy = entry["strategy"]
+    if not isinstance(strategy, str) or strategy not in _SHAPES:
+        raise _refusal(place.at("strategy"), "is no strategy", _FIXES["strategy"])
+    for key in entry:
+        if key not in _keys(_SHAPES[strategy]):
+            raise _of_another_strategy(key, strategy, place)
+    return _SHAPES[strategy]
 
 
-def _refuse_pair(entry: Mapping[str, object], place: _Place) -> None:
-    for key in ("users", "owner", "admin"):
-        if key in entry:
-            raise _refusal(
-                place.at(key),
-                f"belongs to {Strategy.ALTERNATING_USERS}, and the strategy is not that",
-                f"Remove `{key}`, or write `strategy: {Strategy.ALTERNATING_USERS}`.",
-            )
+def _of_another_strategy(key: str, strategy: str, place: _Place) -> Misconfigured:
+    others = [name for name, shape in _SHAPES.items() if key in _keys(shape)]
+    return _refusal(
+        place.at(key),
+        f"is no key of {strategy}",
+        f"Remove `{key}`, or choose one of {', '.join(others)}.",
+    )
 
 
-def _require_pair(shape: AlternatingUsersShape, name: str, place: _Place) -> None:
-    first, second = shape.users
-    for key, login in (("users", first), ("users", second), ("owner", shape.owner)):
-        _require_name(login, place.at(key), _FIXES[key])
-    _require_name(shape.admin, place.at("admin"), _FIXES["admin"])
-    if first == second:
+def _require_logins(plan: SecretPlan, name: str, place: _Place) -> None:
+    named = [("users", login) for login in plan.users or ()]
+    for key, login in (*named, ("owner", plan.owner), ("admin", plan.admin)):
+        if login is not None:
+            _require_name(login, place.at(key), _FIXES[key])
+    if plan.users and plan.users[0] == plan.users[1]:
         raise _refusal(place.at("users"), "names one login twice", _FIXES["users"])
-    if shape.admin == name:
+    if plan.admin == name:
         raise _refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
+    if plan.users and plan.admin is None:
+        raise _refusal(place, "has no `admin`, who sets the users", _FIXES["admin"])
+    if plan.owner and plan.users is None:
+        raise _refusal(place, "has an `owner` and no `users`", _FIXES["users"])
 
 
 def _require_name(name: str, place: _Place, remedy: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
 
@@ -102,10 +102,11 @@ class SecretStore(Protocol):
 class Target(Protocol):
     """A system whose credential is rotated. Add one: one module, one contract test."""
 
-    def create(self, current: Credential) -> Credential:
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
         """Return the next credential, complete and valid, and leave *current* undisturbed.
 
-        Everything that can be refused is refused here, before the store is written to.
+        Everything that can be refused is refused here, before the store is written to. *kept* is
+        iterated only to find out whether something at the target is ours.
 
         Raises:
             Misconfigured: *current* lacks something, or breaks a limit of the target.
@@ -134,6 +135,23 @@ class Target(Protocol):
         ...
 
 
+@runtime_checkable
+class Retiring(Protocol):
+    """A target that goes on accepting what was current before. Which is to end one day."""
+
+    def retire(self, current: Pending) -> None:
+        """Let the target accept current and nothing else. Repeatable.
+
+        Args:
+            current: Reads what is current. It is called again right before the act.
+
+        Raises:
+            Busy: Current has changed meanwhile.
+            NotYetAccepted: The target refuses current. Nothing was changed.
+        """
+        ...
+
+
 Targets = Callable[[Credential], Target]
 """Chooses the target that a credential is for.
 
@@ -142,22 +160,36 @@ Raises `Unsupported` or `Misconfigured` when there is none.
 
 
 class Session(Protocol):
-    """One open login of a password engine."""
+    """One open login of a password engine: what each of them can.
 
-    @property
-    def acts_as(self) -> str:
-        """The principal whose privileges this session has."""
-        ...
+    What only some can is in `TwinSession` and `DualSession`; a strategy that finds it missing
+    says so.
+    """
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
-        """Give *principal*, which exists, its new secret. Repeatable."""
+        """Let *principal*, which exists, log in with *secret* and nothing else. Repeatable."""
         ...
 
-    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
+
+@runtime_checkable
+class TwinSession(Session, Protocol):
+    """A session of an engine that has logins which take turns."""
+
+    def acts_for(self, owner: str) -> bool:
+        """Tell whether what this session makes belongs to *owner*.
+
+        True where the engine knows no owners: each login of a pair has its own privileges there.
+        """
+        ...
+
+    def check_twin(self, twin: str, *, like: str, owner: str, is_ours: Callable[[], bool]) -> None:
         """Refuse if `set_twin` would have to take over a login that is not ours. Writes nothing.
 
+        *is_ours* tells whether the deployment or the store's history vouches for *twin*. It costs
+        calls: it is asked only if *twin* exists and the engine itself cannot tell.
+
         Raises:
-            Drifted: *twin* exists and does not belong to *owner*, or there is no *owner*.
+            Drifted: *twin* exists and is not ours, or *like* or *owner* does not exist.
             Denied: This session may not manage them.
         """
         ...
@@ -166,6 +198,28 @@ class Session(Protocol):
         """Let *twin* log in with *secret* and do what *like* does, acting as *owner*.
 
         Creates *twin* if it is absent. Repeatable. The secret is set last, or all at once.
+        """
+        ...
+
+
+@runtime_checkable
+class DualSession(Session, Protocol):
+    """A session of an engine that takes two secrets per login, at least in some versions."""
+
+    def check_dual(self, principal: str) -> None:
+        """Refuse if `set_dual` would be refused. Writes nothing.
+
+        Raises:
+            Unsupported: The server takes one secret per login.
+            Denied: This session may not give *principal* a second one.
+        """
+        ...
+
+    def set_dual(self, principal: str, secret: Sensitive, *, keep: Sensitive) -> None:
+        """Let *principal*, which exists, log in with *secret* and with *keep*, and nothing else.
+
+        Equality, never appending: whatever else was accepted no longer is. Repeatable. *keep*,
+        where it is accepted before, is accepted at every moment of it.
         """
         ...
 

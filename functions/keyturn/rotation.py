@@ -74,7 +74,7 @@ class Rotation:
         if current.rotation_id == self.rotation_id:
             return Outcome.ALREADY_DONE
         target = self._targets(current.credential)
-        following = target.create(current.credential)
+        following = target.create(current.credential, self._store.kept(self.ref))
         # Last before the write: what is staged must follow the current that it was made from.
         snapshot = self._store.snapshot(self.ref, self.rotation_id)
         if snapshot.current != current.rotation_id:

@@ -2,17 +2,41 @@
 
 SingleUser         one account changes its own password; one slot, so there is a short time
                    in which readers of current are refused
+DualPassword       one account, two passwords: current is always accepted. The engine must
+                   know how, and somebody must be allowed to
 AlternatingUsers   two accounts take turns, an admin sets them; current is always accepted
+BestOffered        DualPassword where it is offered, else one of the others
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
-from keyturn.errors import Denied, Drifted, LockedOut, Misconfigured
+from keyturn.errors import (
+    Busy,
+    Denied,
+    Drifted,
+    KeyturnError,
+    LockedOut,
+    Misconfigured,
+    NotYetAccepted,
+    Unsupported,
+)
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Generate, PasswordEngine, Pending, Session
+from keyturn.ports import (
+    DualSession,
+    Generate,
+    PasswordEngine,
+    Pending,
+    Session,
+    Target,
+    TwinSession,
+)
+
+Admin = Callable[[], Credential]
+"""Reads the admin's credential; called only where it is needed."""
 
 
 class SingleUser:
@@ -25,59 +49,129 @@ class SingleUser:
     def __init__(self, engine: PasswordEngine, generate: Generate) -> None:
         self._engine = engine
         self._generate = generate
+        self._own = _OwnAccount(engine)
 
-    def create(self, current: Credential) -> Credential:
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
         """See `Target.create`."""
+        del kept  # The account is the secret's own.
         self._engine.endpoint(current)
         return replace(current, secret=self._generate())
 
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Makes no failing login when current still works."""
-        place = self._place(current.credential)
-        tried: list[Version] = []
-        for version in self._distinct(pending, current, kept, place):
-            tried.append(version)
-            with self._engine.login(version.credential) as session:
-                if session is not None:
-                    self._set_unless_done(session, version, self._checked(pending(), place))
-                    return
-        raise _locked_out(current.credential.principal, tried)
-
-    def _set_unless_done(self, session: Session, authority: Version, pending: Version) -> None:
-        if authority.rotation_id != pending.rotation_id:
-            session.set_password(pending.credential.principal, pending.credential.secret)
-
-    def _checked(self, pending: Version, place: tuple[str, str]) -> Version:
-        if self._place(pending.credential) != place:
-            raise _elsewhere(pending)
-        return pending
+        with self._own.login(pending, current, kept) as (session, authority):
+            following = self._own.checked(pending(), current)
+            if authority.rotation_id != following.rotation_id:
+                session.set_password(following.credential.principal, following.credential.secret)
 
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`."""
         with self._engine.login(credential) as session:
             return session is not None
 
-    def _distinct(
-        self, pending: Pending, current: Version, kept: Iterable[Version], place: tuple[str, str]
-    ) -> Iterator[Version]:
-        """Yield who may authorise the change, each secret once: a retry may lock the account.
 
-        Current first: while it logs in, pending cannot have been set.
-        """
-        seen: list[Sensitive] = []
-        for version in _chain(current, pending, kept):
-            if version.credential.secret not in seen and self._is_at(version, place):
-                seen.append(version.credential.secret)
-                yield version
+class DualPassword:
+    """One account holds two passwords: current goes on working while pending is set.
 
-    def _is_at(self, version: Version, place: tuple[str, str]) -> bool:
+    Which two follows from the store: current's and pending's, and no other. What the rotation
+    before left is dropped with the next one, or by `retire`.
+
+    Args:
+        admin: Who sets them; None is the account itself.
+    """
+
+    def __init__(
+        self, engine: PasswordEngine, generate: Generate, admin: Admin | None = None
+    ) -> None:
+        self._engine = engine
+        self._generate = generate
+        self._own = _OwnAccount(engine)
+        self._admin = _AdminAccount(engine, admin) if admin else None
+
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        """See `Target.create`. Asks the target, so that a refusal comes before any write."""
+        del kept  # The account is the secret's own.
+        self._engine.endpoint(current)
+        with self._session(current) as session:
+            # Current may be refused, after changes by hand: set looks for another authority.
+            if session is not None:
+                _dual(session).check_dual(current.principal)
+        return replace(current, secret=self._generate())
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        """See `Target.set`. Makes no failing login when current still works."""
+        with self._authority(pending, current, kept) as session:
+            following = self._own.checked(pending(), current).credential
+            keep = current.credential.secret
+            _dual(session).set_dual(following.principal, following.secret, keep=keep)
+
+    def accepts(self, credential: Credential) -> bool:
+        """See `Target.accepts`."""
+        with self._engine.login(credential) as session:
+            return session is not None
+
+    def retire(self, current: Pending) -> None:
+        """See `Retiring.retire`."""
+        version = current()
+        if not self.accepts(version.credential):
+            raise _current_refused(version)
+        with self._session(version.credential) as session:
+            if session is None:
+                raise _current_refused(version)
+            if current().rotation_id != version.rotation_id:
+                raise _superseded(version)
+            session.set_password(version.credential.principal, version.credential.secret)
+
+    def offer(self, current: Credential) -> KeyturnError | None:
+        """Return why the target would refuse this strategy, or None if it offers it."""
         try:
-            return self._place(version.credential) == place
-        except Misconfigured:
-            return False  # an old version that never was a usable login
+            with self._session(current) as session:
+                if session is None:
+                    return _not_to_be_asked(current)
+                _dual(session).check_dual(current.principal)
+        except (Denied, Unsupported) as refusal:
+            return refusal
+        return None
 
-    def _place(self, credential: Credential) -> tuple[str, str]:
-        return self._engine.endpoint(credential), credential.principal
+    def _authority(
+        self, pending: Pending, current: Version, kept: Iterable[Version]
+    ) -> AbstractContextManager[Session]:
+        if self._admin is not None:
+            return self._admin.login(current.credential)
+        return self._own.session(pending, current, kept)
+
+    def _session(self, current: Credential) -> AbstractContextManager[Session | None]:
+        """Log in as whoever sets; None if that is the account itself, and it is refused."""
+        return self._admin.login(current) if self._admin else self._engine.login(current)
+
+
+class BestOffered:
+    """Two passwords where the target offers that, the strategy *otherwise* elsewhere.
+
+    Asks anew in each step: privileges come and go. What is pending already is set by the strategy
+    that made it.
+    """
+
+    def __init__(self, dual: DualPassword, otherwise: Target) -> None:
+        self._dual = dual
+        self._otherwise = otherwise
+
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        """See `Target.create`."""
+        return self._best(current).create(current, kept)
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        """See `Target.set`."""
+        has_turned = pending().credential.principal != current.credential.principal
+        best = self._otherwise if has_turned else self._best(current.credential)
+        best.set(pending, current, kept)
+
+    def accepts(self, credential: Credential) -> bool:
+        """See `Target.accepts`."""
+        return self._otherwise.accepts(credential)
+
+    def _best(self, current: Credential) -> Target:
+        return self._dual if self._dual.offer(current) is None else self._otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +181,12 @@ class Pair:
     Attributes:
         users: The two login names.
         owner: Owns what either makes. It may be one of the two, as after a migration.
+        is_declared: Whether the deployment names both. Names alone prove nothing.
     """
 
     users: tuple[str, str]
     owner: str
+    is_declared: bool = False
 
     def other(self, principal: str) -> str:
         """Return whose turn is next."""
@@ -122,7 +218,6 @@ class AlternatingUsers:
 
     Args:
         pair: Given the principal that is current, the two logins and their owner.
-        admin: Reads the admin's credential; called only where it is needed.
     """
 
     def __init__(
@@ -130,40 +225,54 @@ class AlternatingUsers:
         engine: PasswordEngine,
         generate: Generate,
         pair: Callable[[str], Pair],
-        admin: Callable[[], Credential],
+        admin: Admin,
     ) -> None:
         self._engine = engine
         self._generate = generate
         self._pair = pair
-        self._admin = admin
+        self._admin = _AdminAccount(engine, admin)
 
-    def create(self, current: Credential) -> Credential:
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
         """See `Target.create`. Asks the target, so that a refusal comes before any write."""
         pair = self._pair(current.principal)
         following = replace(
             current, principal=pair.other(current.principal), secret=self._generate()
         )
         self._engine.endpoint(following)
-        with self._engine.login(self._authority(current)) as session:
-            if session is None:
-                raise _admin_refused()
-            session.check_twin(following.principal, like=current.principal, owner=pair.owner)
+        with self._admin.login(current) as session:
+            self._check_twin(session, pair, current, kept)
         return following
 
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. The admin's authority makes it repeatable without asking first."""
-        del kept  # The admin can always set again: no old password is needed.
         now = current.credential
         pair = self._pair(now.principal)
         twin = pair.other(now.principal)
-        with self._engine.login(self._authority(now)) as session:
-            if session is None:
-                raise _admin_refused()
-            session.check_twin(twin, like=now.principal, owner=pair.owner)
+        with self._admin.login(now) as session:
+            self._check_twin(session, pair, now, kept)
             # Whose turn it is follows from current as it is now, not as it was when pending was
             # made: a late finish of another rotation may have made pending's user the live one.
             secret = self._checked(pending(), twin, now).credential.secret
-            session.set_twin(twin, secret, like=now.principal, owner=pair.owner)
+            _twin(session).set_twin(twin, secret, like=now.principal, owner=pair.owner)
+
+    def _check_twin(
+        self, session: Session, pair: Pair, current: Credential, kept: Iterable[Version]
+    ) -> None:
+        twin = pair.other(current.principal)
+
+        def is_ours() -> bool:
+            return pair.is_declared or any(self._is_login_of(twin, current, v) for v in kept)
+
+        _twin(session).check_twin(twin, like=current.principal, owner=pair.owner, is_ours=is_ours)
+
+    def _is_login_of(self, twin: str, current: Credential, version: Version) -> bool:
+        """Tell whether *version* shows that a rotation of this secret has used *twin*."""
+        if version.credential.principal != twin:
+            return False
+        try:
+            return self._engine.endpoint(version.credential) == self._engine.endpoint(current)
+        except Misconfigured:
+            return False
 
     def _checked(self, pending: Version, twin: str, current: Credential) -> Version:
         following = pending.credential
@@ -176,9 +285,92 @@ class AlternatingUsers:
         """See `Target.accepts`. A login that does not act as the owner cannot do current's work."""
         owner = self._pair(credential.principal).owner
         with self._engine.login(credential) as session:
-            return session is not None and session.acts_as == owner
+            return session is not None and _twin(session).acts_for(owner)
 
-    def _authority(self, current: Credential) -> Credential:
+
+class _OwnAccount:
+    """The authority of a secret's own account: with current, else pending, else what is kept."""
+
+    def __init__(self, engine: PasswordEngine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def login(
+        self, pending: Pending, current: Version, kept: Iterable[Version]
+    ) -> Iterator[tuple[Session, Version]]:
+        """Open a session, and say which version it was opened with.
+
+        Raises:
+            LockedOut: No version known to the store logs in.
+        """
+        tried: list[Version] = []
+        for version in self._distinct(pending, current, kept):
+            tried.append(version)
+            with self._engine.login(version.credential) as session:
+                if session is not None:
+                    yield session, version
+                    return
+        raise _locked_out(current.credential.principal, tried)
+
+    @contextmanager
+    def session(
+        self, pending: Pending, current: Version, kept: Iterable[Version]
+    ) -> Iterator[Session]:
+        """Open a session; see `login`."""
+        with self.login(pending, current, kept) as (session, _):
+            yield session
+
+    def checked(self, pending: Version, current: Version) -> Version:
+        """Return *pending*; refuse it if it is for another account or place than *current*."""
+        if self._place(pending.credential) != self._place(current.credential):
+            raise _elsewhere(pending)
+        return pending
+
+    def _distinct(
+        self, pending: Pending, current: Version, kept: Iterable[Version]
+    ) -> Iterator[Version]:
+        """Yield who may authorise the change, each secret once: a retry may lock the account.
+
+        Current first: while it logs in, pending cannot have been set.
+        """
+        place = self._place(current.credential)
+        seen: list[Sensitive] = []
+        for version in _chain(current, pending, kept):
+            if version.credential.secret not in seen and self._is_at(version, place):
+                seen.append(version.credential.secret)
+                yield version
+
+    def _is_at(self, version: Version, place: tuple[str, str]) -> bool:
+        try:
+            return self._place(version.credential) == place
+        except Misconfigured:
+            return False  # an old version that never was a usable login
+
+    def _place(self, credential: Credential) -> tuple[str, str]:
+        return self._engine.endpoint(credential), credential.principal
+
+
+class _AdminAccount:
+    """The authority of an admin, at the place where the secret's account lives."""
+
+    def __init__(self, engine: PasswordEngine, admin: Admin) -> None:
+        self._engine = engine
+        self._admin = admin
+
+    @contextmanager
+    def login(self, current: Credential) -> Iterator[Session]:
+        """Open a session.
+
+        Raises:
+            Denied: The target refuses the admin.
+            Drifted: The admin is for another place than *current*.
+        """
+        with self._engine.login(self._at(current)) as session:
+            if session is None:
+                raise _admin_refused()
+            yield session
+
+    def _at(self, current: Credential) -> Credential:
         """Return the admin's login at the place where *current* lives.
 
         An admin secret without a host (as the service makes them for managed databases) follows
@@ -193,6 +385,24 @@ class AlternatingUsers:
                 remedy="Make both secrets name the same host and port.",
             )
         return authority
+
+
+def _twin(session: Session) -> TwinSession:
+    if isinstance(session, TwinSession):
+        return session
+    raise Unsupported(
+        "this target has no users that take turns",
+        remedy="Use the strategy single-user, and remove `masterarn` from the secret.",
+    )
+
+
+def _dual(session: Session) -> DualSession:
+    if isinstance(session, DualSession):
+        return session
+    raise Unsupported(
+        "this target takes one password per user",
+        remedy="Use the strategy alternating-users or single-user.",
+    )
 
 
 def _host(endpoint: str) -> str:
@@ -216,6 +426,27 @@ def _admin_refused() -> Denied:
     return Denied(
         "the target refuses the admin credential",
         remedy="Put the admin's real password into the admin secret, then rotate again.",
+    )
+
+
+def _current_refused(current: Version) -> NotYetAccepted:
+    return NotYetAccepted(
+        f"the target refuses the current version {current.rotation_id}, so none is dropped",
+        remedy="Rotate the secret; the old password is dropped when current works.",
+    )
+
+
+def _superseded(current: Version) -> Busy:
+    return Busy(
+        f"version {current.rotation_id} is current no more",
+        remedy="Nothing: it is looked at again.",
+    )
+
+
+def _not_to_be_asked(current: Credential) -> Denied:
+    return Denied(
+        f"the target refuses {current.principal!r} with what is current, so it cannot be asked",
+        remedy="Rotate the secret: any version kept that still works is found.",
     )
 
 

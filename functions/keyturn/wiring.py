@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,12 +18,20 @@ from typing import TYPE_CHECKING, Protocol
 from keyturn import generate, targets
 from keyturn.boundary import RotationEvent, secret_name
 from keyturn.document import kind_of
-from keyturn.errors import Denied, Misconfigured, Unsupported
-from keyturn.model import Credential, SecretRef, Sensitive, Surroundings
-from keyturn.ports import PasswordEngine, SecretStore, Target
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
+from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
+from keyturn.ports import Generate, PasswordEngine, SecretStore, Target
 from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager
-from keyturn.strategies import AlternatingUsers, Pair, SingleUser, pair_by_suffix
+from keyturn.strategies import (
+    Admin,
+    AlternatingUsers,
+    BestOffered,
+    DualPassword,
+    Pair,
+    SingleUser,
+    pair_by_suffix,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -44,6 +52,7 @@ class Settings:
         plaintext_hosts: Hosts that may be reached without TLS.
         ca_file: A PEM file with private authorities.
         plan_file: The plan, if there is one.
+        strategy: For secrets that are in no plan; None leaves it to the secret.
     """
 
     secrets: tuple[str, ...] = ()
@@ -51,13 +60,15 @@ class Settings:
     plaintext_hosts: frozenset[str] = field(default_factory=frozenset)
     ca_file: str | None = None
     plan_file: Path | None = None
+    strategy: Strategy | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read KEYTURN_* variables.
 
         Raises:
-            Misconfigured: An unknown KEYTURN_* variable, most likely a misspelt one.
+            Misconfigured: An unknown KEYTURN_* variable, most likely a misspelt one, or a value
+                that it cannot have.
         """
         unknown = {key for key in environment if key.startswith("KEYTURN_")} - _VARIABLES
         if unknown:
@@ -71,6 +82,7 @@ class Settings:
             frozenset(_list(environment.get("KEYTURN_PLAINTEXT_HOSTS", ""))),
             environment.get("KEYTURN_CA_FILE") or None,
             _plan_file(environment),
+            _strategy(environment.get("KEYTURN_STRATEGY", "")),
         )
 
 
@@ -80,6 +92,7 @@ _VARIABLES = {
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
     "KEYTURN_PLAN",
+    "KEYTURN_STRATEGY",
 }
 
 
@@ -105,12 +118,83 @@ def rotation(
     store = SecretsManager(_client(), rotation_token=event.rotation_token)
     _authorise(event.ref, settings, store, function_arn)
     surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
-    plan = _plan_for(event.ref, settings)
+    plan = _plan_for(secret_name(event.ref), settings)
 
     def choose(credential: Credential) -> Target:
-        return _target(credential, plan, settings, surroundings, store)
+        return _candidates(credential, plan, settings, surroundings, store).chosen()
 
     return Rotation(event.ref, event.rotation_id, store=store, targets=choose, clock=_SystemClock())
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a secret would be rotated.
+
+    Attributes:
+        user: Whose credential it is.
+        place: Where it logs in.
+        asked: The strategy that the plan or the secret asks for.
+        strategy: What that comes to.
+        refusals: Why a strategy would not work now; None for one that would.
+    """
+
+    user: str
+    place: str
+    asked: Strategy
+    strategy: Strategy
+    refusals: Mapping[Strategy, KeyturnError | None]
+
+
+def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]) -> Explanation:
+    """Ask the target how the secret of that name would be rotated. Writes nothing.
+
+    For a person at a terminal, with that person's rights: any secret may be named as an admin's.
+    """
+    settings = replace(
+        Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
+    )
+    store = SecretsManager(_client())
+    surroundings = Surroundings(lambda: EXPLAIN_S, settings.plaintext_hosts, settings.ca_file)
+    version = store.current(SecretRef(name))
+    current = version.credential
+    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
+    candidates = _candidates(current, plan, settings, surroundings, store)
+    makers: Mapping[Strategy, Callable[[], Target]] = {
+        Strategy.DUAL_PASSWORD: candidates.dual_password,
+        Strategy.ALTERNATING_USERS: candidates.alternating_users,
+        Strategy.SINGLE_USER: candidates.single_user,
+    }
+    refusals = {
+        strategy: _refusal(make, version, store.kept(SecretRef(name)))
+        for strategy, make in makers.items()
+    }
+    best = Strategy.ALTERNATING_USERS if candidates.pair else Strategy.SINGLE_USER
+    if refusals[Strategy.DUAL_PASSWORD] is None:
+        best = Strategy.DUAL_PASSWORD
+    strategy = best if candidates.strategy is Strategy.AUTO else candidates.strategy
+    place = candidates.engine.endpoint(current)
+    return Explanation(current.principal, place, candidates.strategy, strategy, refusals)
+
+
+EXPLAIN_S = 30.0
+"""How long a person waits for each answer, in seconds, at the most."""
+
+
+def _refusal(
+    make: Callable[[], Target], current: Version, kept: Iterable[Version]
+) -> KeyturnError | None:
+    """Return why *make*'s strategy would not get past create, or could not log in at all."""
+    try:
+        target = make()
+        target.create(current.credential, kept)
+        if not target.accepts(current.credential):
+            return Denied(
+                f"the target refuses {current.credential.principal!r} with what is current",
+                remedy="Rotate the secret: any version kept that still works is found.",
+            )
+    except KeyturnError as refusal:
+        return refusal
+    return None
 
 
 def _authorise(
@@ -129,36 +213,106 @@ def _authorise(
 
 
 def _matches(ref: str, patterns: tuple[str, ...]) -> bool:
-    names = {ref, secret_name(SecretRef(ref))} if ref.startswith("arn:") else {ref}
+    names = {ref, secret_name(SecretRef(ref))} if _is_arn(ref) else {ref}
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _plan_for(ref: SecretRef, settings: Settings) -> SecretPlan | None:
+def _is_arn(name: str) -> bool:
+    return name.startswith("arn:")
+
+
+def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
     if settings.plan_file is None:
         return None
     # Imported here: without a plan, a cold start does not pay for decoding one.
     from keyturn import plan
 
-    return plan.load(settings.plan_file).for_secret(secret_name(ref))
+    return plan.load(settings.plan_file).for_secret(name)
 
 
-def _target(
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Every strategy that a secret could be rotated by, made when asked for."""
+
+    strategy: Strategy
+    engine: PasswordEngine
+    fresh: Generate
+    pair: Callable[[str], Pair] | None
+    admin: Admin | None
+
+    def chosen(self) -> Target:
+        match self.strategy:
+            case Strategy.SINGLE_USER:
+                return self.single_user()
+            case Strategy.DUAL_PASSWORD:
+                return self.dual_password()
+            case Strategy.ALTERNATING_USERS:
+                return self.alternating_users()
+            case Strategy.AUTO:
+                return BestOffered(self.dual_password(), self.otherwise())
+
+    def otherwise(self) -> Target:
+        """Return what is used where two passwords are not offered."""
+        return self.alternating_users() if self.pair else self.single_user()
+
+    def single_user(self) -> Target:
+        return SingleUser(self.engine, self.fresh)
+
+    def dual_password(self) -> DualPassword:
+        return DualPassword(self.engine, self.fresh, self.admin)
+
+    def alternating_users(self) -> Target:
+        if self.pair is None or self.admin is None:
+            raise Unsupported(
+                "no two users are named that could take turns",
+                remedy="Name `users` and `admin` in the plan, or `masterarn` in the secret.",
+            )
+        return AlternatingUsers(self.engine, self.fresh, self.pair, self.admin)
+
+
+def _candidates(
     credential: Credential,
     plan: SecretPlan | None,
     settings: Settings,
     surroundings: Surroundings,
     store: SecretStore,
-) -> Target:
-    engine = _engine(credential, surroundings)
+) -> _Candidates:
     policy = plan.password if plan is not None else generate.PasswordPolicy()
+    strategy, pair, admin = (
+        _planned(plan) if plan is not None else _documented(credential, settings.strategy)
+    )
 
     def fresh() -> Sensitive:
         return generate.password(policy)
 
-    pair, admin = _pair_and_admin(credential, plan)
+    def authority() -> Credential:
+        return _admin(admin or "", settings, store)
+
+    engine = _engine(credential, surroundings)
+    return _Candidates(strategy, engine, fresh, pair, authority if admin else None)
+
+
+_Choice = tuple[Strategy, Callable[[str], Pair] | None, str | None]
+
+
+def _planned(plan: SecretPlan) -> _Choice:
+    if plan.users is None:
+        return plan.strategy, None, plan.admin
+    pair = Pair(plan.users, plan.owner or plan.users[0], is_declared=True)
+    return plan.strategy, lambda _: pair, plan.admin
+
+
+def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
+    """Choose as the deployment says, or as the official templates do: `masterarn`, two users."""
+    admin = credential.fields.get("masterarn")
     if admin is None:
-        return SingleUser(engine, fresh)
-    return AlternatingUsers(engine, fresh, pair, lambda: _admin(admin, settings, store))
+        return wanted or Strategy.SINGLE_USER, None, None
+    if not isinstance(admin, str):
+        raise Misconfigured(
+            f"the secret's 'masterarn' is {kind_of(admin)}, not a string",
+            remedy="Name the admin secret by its full ARN, or remove `masterarn`.",
+        )
+    return wanted or Strategy.ALTERNATING_USERS, pair_by_suffix, admin
 
 
 def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngine:
@@ -191,22 +345,6 @@ def _target_modules() -> list[_TargetModule]:
     return [module for module in modules if hasattr(module, "ENGINES")]
 
 
-def _pair_and_admin(
-    credential: Credential, plan: SecretPlan | None
-) -> tuple[Callable[[str], Pair], str | None]:
-    """Say who takes turns and which secret holds their admin; no admin means a single user."""
-    if plan is not None:
-        planned = Pair(plan.users, plan.owner) if plan.users and plan.owner else None
-        return (lambda _: planned) if planned else pair_by_suffix, plan.admin
-    admin = credential.fields.get("masterarn")
-    if admin is not None and not isinstance(admin, str):
-        raise Misconfigured(
-            f"the secret's 'masterarn' is {kind_of(admin)}, not a string",
-            remedy="Name the admin secret by its full ARN, or remove `masterarn`.",
-        )
-    return pair_by_suffix, admin
-
-
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
     if not _matches(name, settings.admin_secrets):
         raise Denied(
@@ -230,6 +368,14 @@ def _client() -> SecretsManagerClient:
 
 def _list(value: str) -> tuple[str, ...]:
     return tuple(item for part in value.split(",") if (item := part.strip()))
+
+
+def _strategy(value: str) -> Strategy | None:
+    if not value or value in set(Strategy):
+        return Strategy(value) if value else None
+    raise Misconfigured(
+        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(Strategy)}, or none."
+    )
 
 
 def _plan_file(environment: Mapping[str, str]) -> Path | None:

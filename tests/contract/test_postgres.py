@@ -83,10 +83,10 @@ class TestAlternatingUsers(TwoSlotContract):
         )
 
         with pytest.raises(Drifted, match="not known to belong"):
-            subject.target.create(subject.current)
+            subject.target.create(subject.current, [])
         with pytest.raises(Drifted, match="not known to belong"):
-            subject.target.create(stranger)
+            subject.target.create(stranger, [])
 
         execute(postgres, "GRANT {} TO {} WITH ADMIN OPTION", stranger.principal, admin)
         execute(postgres, "GRANT {} TO {}", subject.current.principal, stranger.principal)
-        assert subject.target.create(subject.current).principal == stranger.principal
+        assert subject.target.create(subject.current, []).principal == stranger.principal

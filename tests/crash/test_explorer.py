@@ -122,18 +122,18 @@ class StaleTurn(AlternatingUsers):
 class Meddler(AlternatingUsers):
     """Changes an account that is none of its own."""
 
-    def create(self, current: Credential) -> Credential:
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
         with self._engine.login(ADMIN) as session:
             assert session is not None
             session.set_password("human", Sensitive("taken"))
-        return super().create(current)
+        return super().create(current, kept)
 
 
 class SetsFirst(SingleUser):
     """Sets before it stages."""
 
-    def create(self, current: Credential) -> Credential:
-        following = super().create(current)
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        following = super().create(current, kept)
         with self._engine.login(current) as session:
             if session is None:
                 raise Unreachable("refused", remedy="")

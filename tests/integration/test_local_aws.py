@@ -1244,7 +1244,7 @@ def test_the_projects_own_template_is_deployed_completely(local: LocalAws) -> No
 
     stack = deploy(local, template, parameters={"DatabaseHost": "127.0.0.1", "DatabaseName": "app"})
 
-    assert {"Secret", "AdminSecret", "Key", "RotatePostgres", "Schedule"} <= set(stack.resources)
+    assert {"Secret", "AdminSecret", "Key", "Rotate", "Schedule"} <= set(stack.resources)
 
 
 def test_a_type_that_is_not_known_is_refused_by_name(local: LocalAws, template: Path) -> None:

@@ -123,7 +123,7 @@ def pair(server: Server) -> Iterator[tuple[Server, str, str, str, str]]:
 def _turn(server: Server, admin: str, twin: str, like: str, owner: str) -> Credential:
     with _engine().login(credential(server, admin, "admin")) as session:
         assert session is not None
-        session.check_twin(twin, like=like, owner=owner)
+        session.check_twin(twin, like=like, owner=owner, is_ours=lambda: False)
         session.set_twin(twin, Sensitive("turned"), like=like, owner=owner)
     return credential(server, twin, "turned")
 

@@ -417,6 +417,37 @@ def test_a_misspelt_variable_is_named(room: Room, monkeypatch: pytest.MonkeyPatc
         room.rotate()
 
 
+def test_a_strategy_that_does_not_exist_is_named(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYTURN_STRATEGY", "double")
+
+    with pytest.raises(Misconfigured, match="KEYTURN_STRATEGY is no strategy"):
+        room.rotate()
+
+
+@pytest.mark.parametrize(
+    "strategy, why",
+    [("dual-password", "one password per user"), ("alternating-users", "no two users are named")],
+)
+def test_a_strategy_that_the_target_does_not_offer_is_refused_with_nothing_staged(
+    room: Room, monkeypatch: pytest.MonkeyPatch, strategy: str, why: str
+) -> None:
+    monkeypatch.setenv("KEYTURN_STRATEGY", strategy)
+    token = room.token()
+
+    with pytest.raises(Unsupported, match=why):
+        handler(event("create", room.ref, token), _context())
+
+    assert "PutSecretValue" not in room.calls()
+
+
+def test_auto_rotates_with_what_there_is(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYTURN_STRATEGY", "auto")
+
+    assert [answer["outcome"] for answer in room.rotate()] == ["done"] * 4
+
+
 def test_an_unforeseen_error_keeps_its_text_to_itself(
     room: Room, capsys: pytest.CaptureFixture[str]
 ) -> None:

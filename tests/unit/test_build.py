@@ -26,6 +26,8 @@ GROUP_OF = {
     "requirements/tools.txt": "tools",
     "requirements/awscli.txt": "awscli",
     "functions/requirements/rotate-postgres.txt": "fn-rotate-postgres",
+    "functions/requirements/rotate-mysql.txt": "fn-rotate-mysql",
+    "functions/requirements/rotate-redis.txt": "fn-rotate-redis",
 }
 
 
@@ -291,7 +293,7 @@ def _build(
     environment["ARCHITECTURE"] = architecture
     environment["PYTHON_VERSION"] = ".".join(python.split(".")[:2])
     built = subprocess.run(
-        ["make", "--makefile", ROOT / "functions" / "Makefile", "build-RotatePostgres"],  # noqa: S607  # from the PATH above
+        ["make", "--makefile", ROOT / "functions" / "Makefile", "build-Rotate"],  # noqa: S607  # from the PATH above
         cwd=ROOT / "functions",
         env=environment,
         capture_output=True,

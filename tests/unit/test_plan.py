@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from keyturn import generate, plan
 from keyturn.errors import Misconfigured
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
-from keyturn.plan import Strategy
+from keyturn.model import Strategy
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "plan.md").read_text(encoding="utf-8")
@@ -75,6 +75,27 @@ class TestAPlan:
             admin="prod/orders/db-admin",
             password=PasswordPolicy(),
         )
+
+    @pytest.mark.parametrize(
+        "strategy, keys",
+        [
+            (Strategy.DUAL_PASSWORD, {}),
+            (Strategy.DUAL_PASSWORD, {"admin": "a"}),
+            (Strategy.AUTO, {}),
+            (Strategy.AUTO, {"admin": "a"}),
+            (Strategy.AUTO, {"users": ("a", "b"), "admin": "c"}),
+            (Strategy.ALTERNATING_USERS, {"users": ("a", "b"), "admin": "c"}),
+        ],
+    )
+    def test_needs_no_more_than_its_strategy_does(
+        self, strategy: Strategy, keys: dict[str, Any]
+    ) -> None:
+        text = json.dumps({"version": 1, "secrets": {"s": {"strategy": strategy, **keys}}})
+        everything: dict[str, Any] = {"users": None, "owner": None, "admin": None, **keys}
+
+        secret = read(text).secrets["s"]
+
+        assert secret == plan.SecretPlan(strategy, password=PasswordPolicy(), **everything)
 
     def test_takes_an_arn_as_admin_and_a_user_as_owner(self) -> None:
         arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:admin-AbCdEf"
@@ -191,7 +212,7 @@ ASK_LENGTH = "Write a whole number without quotes, such as `length: 40`."
 ASK_USERS = "List exactly two different login names, such as `users: [orders_a, orders_b]`."
 ASK_OWNER = "Name the role that both users act as, such as `owner: orders`."
 ASK_ADMIN = "Name another secret, the one with the admin's login, such as `admin: orders-admin`."
-ASK_STRATEGY = "Write `strategy:` with one of single-user, alternating-users."
+ASK_STRATEGY = "Write `strategy:` with one of single-user, dual-password, alternating-users, auto."
 ASK_CHARSET = "Write one of default, uri, shell, pgpass, jdbc."
 ASK_REQUIRE = "List any of lower, upper, digit, symbol, such as `require: [lower, digit]`."
 ASK_SECRETS = "Write `secrets:` and under it the name of each secret with its settings."
@@ -372,7 +393,7 @@ BAD_KEYS = [
     ("no strategy", "version: 1\nsecrets: {a: {}}\n", "secrets.a: has no `strategy`", ASK_STRATEGY),
     (
         "an unknown strategy",
-        of_pair("alternating-users", "dual-password"),
+        of_pair("alternating-users", "three-passwords"),
         f"{AT}.strategy: is no strategy",
         ASK_STRATEGY,
     ),
@@ -404,7 +425,6 @@ BAD_KEYS = [
 
 BAD_PAIRS = [
     ("no users", of_pair(f"    {USERS}\n", ""), f"{AT}: has no `users`", ASK_USERS),
-    ("no owner", of_pair("    owner: orders\n", ""), f"{AT}: has no `owner`", ASK_OWNER),
     (
         "no admin",
         of_pair("    admin: prod/orders/db-admin\n", ""),
@@ -488,10 +508,32 @@ BAD_PAIRS = [
         (
             f"{key} with a single user",
             SINGLE + f"    {key}: {value}\n",
-            f"{SINGLE_AT}.{key}: belongs to alternating-users, and the strategy is not that",
-            f"Remove `{key}`, or write `strategy: alternating-users`.",
+            f"{SINGLE_AT}.{key}: is no key of single-user",
+            f"Remove `{key}`, or choose one of {strategies}.",
         )
-        for key, value in [("users", "[a, b]"), ("owner", "a"), ("admin", "a")]
+        for key, value, strategies in [
+            ("users", "[a, b]", "alternating-users, auto"),
+            ("owner", "a", "alternating-users, auto"),
+            ("admin", "a", "dual-password, alternating-users, auto"),
+        ]
+    ),
+    (
+        "two users and one login with two passwords",
+        of_pair("alternating-users", "dual-password"),
+        f"{AT}.users: is no key of dual-password",
+        "Remove `users`, or choose one of alternating-users, auto.",
+    ),
+    (
+        "an auto pair that nobody sets",
+        of_pair("alternating-users", "auto").replace("    admin: prod/orders/db-admin\n", ""),
+        f"{AT}: has no `admin`, who sets the users",
+        ASK_ADMIN,
+    ),
+    (
+        "an auto owner of nobody",
+        of_pair("alternating-users", "auto").replace(f"    {USERS}\n", ""),
+        f"{AT}: has an `owner` and no `users`",
+        ASK_USERS,
     ),
 ]
 
@@ -795,7 +837,7 @@ class TestTheSchema:
     def test_demands_what_a_pair_needs(self) -> None:
         pair, single = definitions()["AlternatingUsersShape"], definitions()["SingleUserShape"]
 
-        assert set(pair["required"]) == {"strategy", "users", "owner", "admin"}
+        assert set(pair["required"]) == {"strategy", "users", "admin"}
         assert set(single["properties"]) == {"strategy", "password"}
 
     def test_has_the_password_defaults_of_the_policy(self) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from keyturn.errors import Drifted, LockedOut, Misconfigured
+from keyturn.errors import Drifted, LockedOut, Misconfigured, Unsupported
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Pending, Target
-from keyturn.strategies import AlternatingUsers, Pair, SingleUser, pair_by_suffix
+from keyturn.ports import Pending, Session, Target, TwinSession
+from keyturn.strategies import (
+    AlternatingUsers,
+    BestOffered,
+    DualPassword,
+    Pair,
+    SingleUser,
+    pair_by_suffix,
+)
 from keyturn.testing.contracts import version
 from keyturn.testing.fakes import Account, MemoryDatabase, World
 
@@ -36,6 +44,15 @@ def alternating(server: MemoryDatabase) -> AlternatingUsers:
     )
 
 
+def dual(server: MemoryDatabase) -> DualPassword:
+    return DualPassword(server, lambda: Sensitive("next"))
+
+
+def dual_by_admin(server: MemoryDatabase) -> DualPassword:
+    admin = Credential("admin", Sensitive("admin"))
+    return DualPassword(server, lambda: Sensitive("next"), lambda: admin)
+
+
 def held(pending: Version) -> Pending:
     """Be a slot that this rotation holds."""
     return lambda: pending
@@ -56,9 +73,11 @@ def calls(server: MemoryDatabase) -> list[str]:
     "make, pending, last",
     [
         (single, replace(APP, secret=Sensitive("next")), "database.login"),
+        (dual, replace(APP, secret=Sensitive("next")), "database.login"),
+        (dual_by_admin, replace(APP, secret=Sensitive("next")), "database.login"),
         (alternating, CLONE, "database.check"),
     ],
-    ids=["single", "alternating"],
+    ids=["single", "dual", "dual by admin", "alternating"],
 )
 def test_the_slot_is_read_after_every_check_and_right_before_the_act(
     make: Callable[[MemoryDatabase], Target], pending: Credential, last: str
@@ -131,13 +150,13 @@ def test_a_pending_value_for_another_user_is_refused_before_any_change() -> None
     assert "database.set" not in calls(server)
 
 
-@pytest.mark.parametrize("make", [single, alternating])
+@pytest.mark.parametrize("make", [single, dual, alternating])
 def test_what_the_engine_refuses_is_never_staged(
     make: Callable[[MemoryDatabase], Target],
 ) -> None:
     """A NUL that gets past create is stored, and set fails for ever."""
     with pytest.raises((Misconfigured, Drifted)):
-        make(database()).create(Credential("invalid", Sensitive("x")))
+        make(database()).create(Credential("invalid", Sensitive("x")), [])
 
 
 def test_a_user_outside_the_pair_is_named_and_nothing_is_staged() -> None:
@@ -146,7 +165,7 @@ def test_a_user_outside_the_pair_is_named_and_nothing_is_staged() -> None:
     target = AlternatingUsers(server, lambda: Sensitive("next"), lambda _: planned, lambda: APP)
 
     with pytest.raises(Drifted, match="'app' is neither 'orders_a' nor 'orders_b'"):
-        target.create(APP)
+        target.create(APP, [])
 
     assert calls(server) == []
 
@@ -154,7 +173,9 @@ def test_a_user_outside_the_pair_is_named_and_nothing_is_staged() -> None:
 def test_the_user_that_is_current_now_is_not_set_although_the_pair_owns_both() -> None:
     """A late finish has made pending's user the live one: its password is in use (P3)."""
     server = database(
-        orders=Account(None), a=Account("live", {"orders"}), b=Account("old", {"orders"})
+        orders=Account(None),
+        a=Account("live", member_of={"orders"}),
+        b=Account("old", member_of={"orders"}),
     )
     planned = Pair(("a", "b"), "orders")
     target = AlternatingUsers(
@@ -176,14 +197,14 @@ def test_a_twin_of_somebody_else_is_refused_before_anything_is_staged() -> None:
     server = database(app_clone=Account("theirs"))
 
     with pytest.raises(Drifted):
-        alternating(server).create(APP)
+        alternating(server).create(APP, [])
 
 
 def test_a_twin_that_somebody_made_meanwhile_is_not_taken_over() -> None:
     """Create has looked; set looks again."""
     server = database()
     target = alternating(server)
-    pending = version(target.create(APP), "r1")
+    pending = version(target.create(APP, []), "r1")
     server.accounts["app_clone"] = Account("theirs")
 
     with pytest.raises(Drifted):
@@ -200,3 +221,165 @@ def test_a_twin_that_does_not_act_as_the_owner_is_not_accepted() -> None:
 
     server.accounts["app_clone"].acts_as = "app"
     assert alternating(server).accepts(CLONE) is True
+
+
+# ---------------------------------------------------------------------------- two passwords
+
+
+class OneEach(MemoryDatabase):
+    """An engine whose accounts have one password, as PostgreSQL's."""
+
+    @contextmanager
+    def login(self, credential: Credential) -> Iterator[Session | None]:  # type: ignore[override]
+        with super().login(credential) as session:
+            yield None if session is None else _SetsOnly(session)
+
+
+class _SetsOnly:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        self._session.set_password(principal, secret)
+
+
+def one_each() -> OneEach:
+    return OneEach(World(), {"app": Account("live"), "admin": Account("admin")})
+
+
+@pytest.mark.parametrize("make", [dual, dual_by_admin])
+def test_two_passwords_are_set_without_a_failed_login(
+    make: Callable[[MemoryDatabase], DualPassword],
+) -> None:
+    server = database()
+
+    following = make(server).create(APP, [])
+    make(server).set(held(version(following, "r1")), version(APP, "v0"), [])
+
+    assert server.accounts["app"] == Account("next", "live")
+    assert server.failed_logins == 0
+
+
+def test_what_is_set_already_is_set_again_and_current_with_it() -> None:
+    """Somebody took current's password away: pending's authority brings it back."""
+    server = database(app=Account("next"))
+
+    dual(server).set(held(app("r1", "next")), app("v0", "live"), [])
+
+    assert server.accounts["app"] == Account("next", "live")
+
+
+def test_an_engine_with_one_password_refuses_before_anything_is_staged() -> None:
+    with pytest.raises(Unsupported, match="one password per user"):
+        dual(one_each()).create(APP, [])
+
+
+def test_an_engine_without_twins_refuses_before_anything_is_staged() -> None:
+    with pytest.raises(Unsupported, match="take turns"):
+        alternating(one_each()).create(APP, [])
+
+
+def test_a_current_that_is_refused_does_not_stop_create() -> None:
+    """Set finds another authority; create has nothing to check with."""
+    server = database(app=Account("by hand"))
+
+    assert dual(server).create(APP, []).secret == Sensitive("next")
+
+
+# ---------------------------------------------------------------------------- the best offered
+
+
+def best(server: MemoryDatabase) -> BestOffered:
+    return BestOffered(dual(server), single(server))
+
+
+def test_two_passwords_are_best() -> None:
+    server = database()
+
+    best(server).set(held(app("r1", "next")), app("v0", "live"), [])
+
+    assert server.accounts["app"] == Account("next", "live")
+
+
+def test_where_they_are_not_offered_the_other_strategy_is_taken() -> None:
+    server = one_each()
+
+    following = best(server).create(APP, [])
+    best(server).set(held(version(following, "r1")), version(APP, "v0"), [])
+
+    assert server.accounts["app"] == Account("next")
+
+
+def test_what_waits_for_the_other_user_is_set_by_the_strategy_that_made_it() -> None:
+    """A privilege that came between create and set does not change whose turn it is."""
+    server = database()
+    target = BestOffered(dual(server), alternating(server))
+
+    target.set(held(version(CLONE, "r1")), version(APP, "v0"), [])
+
+    assert server.accounts["app"] == Account("live")
+    assert server.accounts["app_clone"].password == "next"
+
+
+def test_why_two_passwords_are_not_offered_is_said() -> None:
+    refused = dual(database(app=Account("by hand"))).offer(APP)
+
+    assert dual(database()).offer(APP) is None
+    assert isinstance(dual(one_each()).offer(APP), Unsupported)
+    assert "refuses 'app' with what is current" in str(refused)
+
+
+# ---------------------------------------------------------------------------- whose twin
+
+
+class Anonymous(MemoryDatabase):
+    """An engine that cannot tell whose a login is: it asks."""
+
+    @contextmanager
+    def login(self, credential: Credential) -> Iterator[Session | None]:  # type: ignore[override]
+        with super().login(credential) as session:
+            yield None if session is None else _Asks(session)
+
+
+class _Asks:
+    def __init__(self, session: Session) -> None:
+        assert isinstance(session, TwinSession)
+        self.set_password, self.set_twin = session.set_password, session.set_twin
+        self.acts_for = session.acts_for
+
+    def check_twin(self, twin: str, *, like: str, owner: str, is_ours: Callable[[], bool]) -> None:
+        if not is_ours():
+            raise Drifted(f"{twin}, like {like}, is not of {owner}", remedy="")
+
+
+def _asking(*, declared: bool) -> AlternatingUsers:
+    server = Anonymous(World(), {"app": Account("live"), "admin": Account("admin")})
+    pair = Pair(("app", "app_clone"), "app", is_declared=declared)
+    admin = Credential("admin", Sensitive("admin"))
+    return AlternatingUsers(server, lambda: Sensitive("next"), lambda _: pair, lambda: admin)
+
+
+def test_a_twin_that_the_deployment_names_is_ours() -> None:
+    assert _asking(declared=True).create(APP, []).principal == "app_clone"
+
+
+def test_a_twin_that_the_store_has_seen_is_ours() -> None:
+    """As after a migration from the official templates: previous holds it."""
+    kept = [app("v2", "live"), version(CLONE, "v1")]
+
+    assert _asking(declared=False).create(APP, kept).principal == "app_clone"
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        version(replace(CLONE, principal="app_clone2"), "v1"),
+        version(replace(CLONE, fields={"host": "elsewhere"}), "v1"),
+        version(Credential("invalid", Sensitive("x")), "v1"),
+    ],
+    ids=["another name", "another place", "unusable"],
+)
+def test_a_twin_that_nobody_vouches_for_is_refused(stranger: Version) -> None:
+    """P2: its name proves nothing."""
+    with pytest.raises(Drifted):
+        _asking(declared=False).create(APP, [app("v2", "live"), stranger])

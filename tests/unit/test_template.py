@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "template.yaml"
 FUNCTION_ARN = (
     "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}"
-    ":function:${AWS::StackName}-rotate-postgres"
+    ":function:${AWS::StackName}-rotate"
 )
 RUNTIME_ACTIONS = {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"}
 """What a function needs to be a Lambda function; no adapter asks for it."""
@@ -36,7 +36,7 @@ class _NoManagedPolicies:
 @cache
 def _transformed() -> dict[str, Any]:
     parsed: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
-    function = parsed["Resources"]["RotatePostgres"]["Properties"]
+    function = parsed["Resources"]["Rotate"]["Properties"]
     function["CodeUri"] = {"Bucket": "b", "Key": "k"}  # as `sam package` leaves it
     transformed: dict[str, Any] = transform(parsed, {}, _NoManagedPolicies())
     return transformed
@@ -55,7 +55,7 @@ def resources(template: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def function(resources: dict[str, Any]) -> dict[str, Any]:
-    properties: dict[str, Any] = resources["RotatePostgres"]["Properties"]
+    properties: dict[str, Any] = resources["Rotate"]["Properties"]
     return properties
 
 
@@ -123,7 +123,7 @@ def test_no_action_is_a_wildcard_and_no_resource_but_the_vpcs(resources: dict[st
 def test_the_functions_code_may_not_use_what_lambda_needs_for_the_vpc(
     resources: dict[str, Any],
 ) -> None:
-    allow, deny = resources["RotatePostgresEntersVpc"]["Properties"]["PolicyDocument"]["Statement"]
+    allow, deny = resources["RotateEntersVpc"]["Properties"]["PolicyDocument"]["Statement"]
 
     assert (allow["Effect"], deny["Effect"]) == ("Allow", "Deny")
     assert deny["Action"] == allow["Action"]
@@ -141,7 +141,7 @@ def test_only_this_accounts_secrets_manager_may_call_it(resources: dict[str, Any
 
     assert permissions == [
         {
-            "FunctionName": {"Ref": "RotatePostgres"},
+            "FunctionName": {"Ref": "Rotate"},
             "Action": "lambda:InvokeFunction",
             "Principal": "secretsmanager.amazonaws.com",
             "SourceAccount": {"Ref": "AWS::AccountId"},
@@ -172,22 +172,29 @@ def test_no_password_is_in_the_template_or_its_parameters(template: dict[str, An
 
 
 @pytest.mark.parametrize("ssl", ["true", "false"])
-def test_the_secrets_values_have_the_documented_format(resources: dict[str, Any], ssl: str) -> None:
+@pytest.mark.parametrize("dbname", ["orders", ""])
+def test_the_secrets_values_have_the_documented_format(
+    resources: dict[str, Any], ssl: str, dbname: str
+) -> None:
     secret = resources["Secret"]["Properties"]["GenerateSecretString"]["SecretStringTemplate"]
     admin = resources["AdminSecret"]["Properties"]["GenerateSecretString"]["SecretStringTemplate"]
-    _, alternating, single = secret["Fn::If"]
+    _, with_admin, single = secret["Fn::If"]
     common = {
-        "engine": "postgres",
+        "engine": "mariadb",
         "host": "db.example.com",
-        "port": 5432,
-        "dbname": "orders",
+        "port": 3306,
         "ssl": ssl == "true",
+        **({"dbname": dbname} if dbname else {}),
     }
 
     assert secret["Fn::If"][0] == "HasAdmin"
-    assert _filled(alternating, ssl) == {**common, "username": "app", "masterarn": "arn:admin"}
-    assert _filled(single, ssl) == {**common, "username": "app"}
-    assert _filled(admin, ssl) == {**common, "username": "postgres"}
+    assert _filled(with_admin, ssl, dbname) == {
+        **common,
+        "username": "app",
+        "masterarn": "arn:admin",
+    }
+    assert _filled(single, ssl, dbname) == {**common, "username": "app"}
+    assert _filled(admin, ssl, dbname) == {**common, "username": "root"}
 
 
 def test_what_would_lock_people_out_if_it_went_is_retained(resources: dict[str, Any]) -> None:
@@ -224,6 +231,7 @@ def test_the_function_knows_which_secrets_it_may_touch(function: dict[str, Any])
         "KEYTURN_CA_FILE",
         "KEYTURN_PLAINTEXT_HOSTS",
         "KEYTURN_SECRETS",
+        "KEYTURN_STRATEGY",
         "POWERTOOLS_METRICS_NAMESPACE",
         "POWERTOOLS_SERVICE_NAME",
     }
@@ -259,7 +267,7 @@ def test_the_function_has_time_and_memory_for_a_step(function: dict[str, Any]) -
 
 
 def test_the_names_that_conditions_repeat_are_the_ones_given(resources: dict[str, Any]) -> None:
-    name = resources["RotatePostgres"]["Properties"]["FunctionName"]["Fn::Sub"]
+    name = resources["Rotate"]["Properties"]["FunctionName"]["Fn::Sub"]
     topic = resources["Alerts"]["Properties"]["TopicName"]["Fn::Sub"]
 
     assert FUNCTION_ARN.endswith(f":function:{name}")
@@ -274,10 +282,8 @@ def test_logs_are_json_in_a_group_that_forgets(
     resources: dict[str, Any], function: dict[str, Any]
 ) -> None:
     assert function["LoggingConfig"]["LogFormat"] == "JSON"
-    assert function["LoggingConfig"]["LogGroup"] == {"Ref": "RotatePostgresLogs"}
-    assert resources["RotatePostgresLogs"]["Properties"]["RetentionInDays"] == {
-        "Ref": "LogRetentionDays"
-    }
+    assert function["LoggingConfig"]["LogGroup"] == {"Ref": "RotateLogs"}
+    assert resources["RotateLogs"]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
 # ---------------------------------------------------------------------------- when, and who hears
@@ -364,14 +370,22 @@ def _list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def _filled(sub: dict[str, str], ssl: str) -> object:
+def _filled(sub: dict[str, Any], ssl: str, dbname: str) -> object:
+    """Return the value that CloudFormation would make of it."""
+    text, computed = sub["Fn::Sub"]
+    condition, given, absent = computed["Dbname"]["Fn::If"]
+    assert condition == "HasDatabaseName"
     values = {
         "AdminSecret": "arn:admin",
-        "AdminUser": "postgres",
+        "AdminUser": "root",
         "DatabaseHost": "db.example.com",
-        "DatabaseName": "orders",
-        "DatabasePort": "5432",
+        "DatabaseName": dbname,
+        "DatabasePort": "3306",
         "DatabaseSsl": ssl,
         "DatabaseUser": "app",
+        "Dbname": given["Fn::Sub"] if dbname else absent,
+        "Engine": "mariadb",
     }
-    return json.loads(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], sub["Fn::Sub"]))
+    for _ in range(2):  # one of the values is filled in itself
+        text = re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text)
+    return json.loads(text)

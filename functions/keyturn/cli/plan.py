@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check a plan (keyturn.yaml).", no_args_is_help=True)
+app = typer.Typer(help="Check and explain a plan (keyturn.yaml).", no_args_is_help=True)
 
 
 @app.command()
@@ -26,3 +27,37 @@ def schema() -> None:
     from keyturn.plan import schema as plan_schema
 
     typer.echo(json.dumps(plan_schema(), indent=2))
+
+
+@app.command()
+def explain(
+    secret: Annotated[str, typer.Argument(help="The secret's name or ARN.")],
+    file: Annotated[
+        Path | None, typer.Option("--plan", help="The plan.", show_default="keyturn.yaml, if there")
+    ] = None,
+) -> None:
+    """Ask the target how a secret would be rotated, and why not otherwise. Writes nothing.
+
+    Uses your own AWS credentials, and connects to the target from here.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from keyturn.wiring import explain as explained
+
+    usual = Path("keyturn.yaml")
+    plan_file = file or (usual if usual.is_file() else None)
+    ours = {key: value for key, value in os.environ.items() if key.startswith("KEYTURN_")}
+    found = explained(secret, plan_file=plan_file, environment=ours)
+    table = Table(title=f"{secret}: {found.user} at {found.place}", title_justify="left")
+    for column in ("strategy", "", "why"):
+        table.add_column(column, overflow="fold")
+    for strategy, refusal in found.refusals.items():
+        chosen = "chosen" if strategy is found.strategy else ""
+        why = f"{refusal}. {refusal.remedy}" if refusal else "the target offers it"
+        table.add_row(strategy.value, chosen, why)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    console.print(f"asked for: {found.asked.value}")
+    if found.refusals[found.strategy] is not None:
+        raise typer.Exit(1)

@@ -124,7 +124,7 @@ class Postgres:
 
 
 class _Session:
-    """A `Session`.
+    """A `TwinSession`.
 
     Args:
         connection: Open, in autocommit mode.
@@ -137,14 +137,18 @@ class _Session:
         self._connection = connection
         self._allowance_s = allowance_s
         self._act_before = ""
-        self.acts_as = ""
+        self._acts_as = ""
 
     def greet(self) -> None:
         """Do the least that a consumer must be able to do; learn who we are, and the time there."""
         # Seconds since 1970, as text: a login may have another DateStyle than drivers can read.
         query = "SELECT current_user, (extract(epoch FROM clock_timestamp()) + %s::numeric)::text"
         ((acts_as, act_before),) = self._rows(query, str(ACT_WITHIN_S))
-        self.acts_as, self._act_before = str(acts_as), str(act_before)
+        self._acts_as, self._act_before = str(acts_as), str(act_before)
+
+    def acts_for(self, owner: str) -> bool:
+        """See `TwinSession.acts_for`."""
+        return self._acts_as == owner
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
         """See `Session.set_password`. One exchange, one transaction."""
@@ -153,8 +157,9 @@ class _Session:
         # A login that acts as another role by default is itself again with NONE.
         self._change(sql.SQL("SET LOCAL ROLE NONE"), self._alter_password(principal, secret))
 
-    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
-        """See `Session.check_twin`."""
+    def check_twin(self, twin: str, *, like: str, owner: str, is_ours: Callable[[], bool]) -> None:
+        """See `TwinSession.check_twin`. Memberships tell whose login it is."""
+        del is_ours
         for name in (twin, like, owner):
             members.check_name("user", name, NAME_MAX_BYTES)
         facts = self._pair_facts(twin, like, owner)
@@ -169,7 +174,7 @@ class _Session:
             )
 
     def set_twin(self, twin: str, secret: Sensitive, *, like: str, owner: str) -> None:
-        """See `Session.set_twin`. One transaction, so grants and password come together."""
+        """See `TwinSession.set_twin`. One transaction, so grants and password come together."""
         from psycopg import sql
 
         name = sql.Identifier(twin)

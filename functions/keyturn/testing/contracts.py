@@ -23,10 +23,11 @@ from keyturn.errors import (
     LockedOut,
     Misconfigured,
     NeedsHuman,
+    NotYetAccepted,
     Unreachable,
 )
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import Pending, SecretStore, Target
+from keyturn.ports import Pending, Retiring, SecretStore, Target
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
@@ -93,7 +94,7 @@ class TargetContract:
 
     def test_create_leaves_current_alone(self, subject: Subject) -> None:
         """Create makes another credential, and disturbs nobody."""
-        following = subject.target.create(subject.current)
+        following = subject.target.create(subject.current, [])
 
         assert following.secret != subject.current.secret
         assert subject.target.accepts(subject.current)
@@ -167,7 +168,7 @@ class TargetContract:
         assert not [text for text in shown if CANARY in text]
 
     def _pending(self, subject: Subject, secret: Sensitive | None = None) -> Version:
-        following = subject.target.create(subject.current)
+        following = subject.target.create(subject.current, [])
         return version(replace(following, secret=secret or following.secret), "pending")
 
 
@@ -191,6 +192,70 @@ class TwoSlotContract(TargetContract):
     """What holds besides when current stays accepted while pending is set."""
 
     SLOTS = 2
+
+
+class DualContract(TwoSlotContract):
+    """What holds besides when both slots are of one account."""
+
+    def test_three_rotations_leave_two_passwords(self, subject: Subject) -> None:
+        """Equality, never appending: what was current before the last one is dropped."""
+        first = version(subject.current, "v0")
+        second = self._set(subject, first, "v1")
+        third = self._set(subject, second, "v2")
+
+        assert subject.target.accepts(third.credential)
+        assert subject.target.accepts(second.credential)
+        assert not subject.target.accepts(first.credential)
+
+    def test_an_abandoned_rotation_does_not_cost_current_its_place(self, subject: Subject) -> None:
+        """A server that is asked twice to keep "the old one" would keep the abandoned one."""
+        current = version(subject.current, "v0")
+        abandoned = self._set(subject, current, "v1")
+
+        following = self._set(subject, current, "v2")
+
+        assert subject.target.accepts(current.credential)
+        assert subject.target.accepts(following.credential)
+        assert not subject.target.accepts(abandoned.credential)
+
+    def test_retire_leaves_current_alone_and_may_be_repeated(self, subject: Subject) -> None:
+        """The old password dies, the live one does not."""
+        first = version(subject.current, "v0")
+        second = self._set(subject, first, "v1")
+        assert isinstance(subject.target, Retiring)
+
+        for _ in range(2):
+            subject.target.retire(_held(second))
+
+        assert subject.target.accepts(second.credential)
+        assert not subject.target.accepts(first.credential)
+
+    def test_retire_needs_a_current_that_works(self, subject: Subject) -> None:
+        """Else nobody could log in any more."""
+        wrong = version(replace(subject.current, secret=Sensitive(f"{CANARY}wrong")), "v1")
+        assert isinstance(subject.target, Retiring)
+
+        with pytest.raises(NotYetAccepted, match="v1"):
+            subject.target.retire(_held(wrong))
+
+        assert subject.target.accepts(subject.current)
+
+    def test_retire_stops_when_current_changes(self, subject: Subject) -> None:
+        """A rotation has finished meanwhile: its password is the live one."""
+        first = version(subject.current, "v0")
+        second = self._set(subject, first, "v1")
+        reads = iter([first, second])
+        assert isinstance(subject.target, Retiring)
+
+        with pytest.raises(Busy):
+            subject.target.retire(lambda: next(reads))
+
+        assert subject.target.accepts(second.credential)
+
+    def _set(self, subject: Subject, current: Version, name: str) -> Version:
+        made = version(subject.target.create(current.credential, []), name)
+        subject.target.set(_held(made), current, [])
+        return made
 
 
 def _everything_said(error: BaseException | None) -> list[str]:

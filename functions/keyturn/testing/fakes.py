@@ -252,9 +252,10 @@ def _over(rotation_id: RotationId) -> Busy:
 
 @dataclass
 class Account:
-    """One login of a `MemoryDatabase`."""
+    """One login of a `MemoryDatabase`; *second* is accepted like *password*."""
 
     password: str | None
+    second: str | None = None
     member_of: set[str] = field(default_factory=set)
     acts_as: str | None = None
 
@@ -287,28 +288,39 @@ class MemoryDatabase:
         if self.is_down:
             raise Unreachable("the database is down", remedy="")
         account = self.accounts.get(credential.principal)
-        return account is not None and account.password == credential.secret.reveal()
+        secret = credential.secret.reveal()
+        return account is not None and secret in {account.password, account.second}
 
 
 class _MemorySession:
-    """A `Session`."""
+    """A `TwinSession` and a `DualSession`."""
 
     def __init__(self, world: World, accounts: dict[str, Account], user: str) -> None:
         self._world = world
         self._accounts = accounts
         self._user = user
 
-    @property
-    def acts_as(self) -> str:
-        return self._accounts[self._user].acts_as or self._user
+    def acts_for(self, owner: str) -> bool:
+        return (self._accounts[self._user].acts_as or self._user) == owner
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
         with self._world.call("database.set"):
-            if principal not in {self._user, *self._managed()}:
-                raise Denied("not yours", remedy="")
+            self._require_own(principal)
             self._accounts[principal].password = secret.reveal()
+            self._accounts[principal].second = None
 
-    def check_twin(self, twin: str, *, like: str, owner: str) -> None:
+    def check_dual(self, principal: str) -> None:
+        with self._world.call("database.check"):
+            self._require_own(principal)
+
+    def set_dual(self, principal: str, secret: Sensitive, *, keep: Sensitive) -> None:
+        with self._world.call("database.set"):
+            self._require_own(principal)
+            self._accounts[principal].password = secret.reveal()
+            self._accounts[principal].second = keep.reveal()
+
+    def check_twin(self, twin: str, *, like: str, owner: str, is_ours: Callable[[], bool]) -> None:
+        del is_ours  # Memberships tell.
         with self._world.call("database.check"):
             ours = twin not in self._accounts or owner in self._accounts[twin].member_of
             if twin == owner:
@@ -325,5 +337,6 @@ class _MemorySession:
                 account.acts_as = owner
             account.password = secret.reveal()
 
-    def _managed(self) -> set[str]:
-        return set(self._accounts) if self._user == "admin" else set()
+    def _require_own(self, principal: str) -> None:
+        if self._user not in {principal, "admin"}:
+            raise Denied("not yours", remedy="")

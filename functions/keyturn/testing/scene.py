@@ -27,7 +27,7 @@ from keyturn.errors import KeyturnError
 from keyturn.model import Credential, RotationId, Sensitive, Snapshot, Version
 from keyturn.ports import Generate, Session, Target
 from keyturn.rotation import STALE_AFTER, Rotation
-from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
+from keyturn.strategies import AlternatingUsers, DualPassword, SingleUser, pair_by_suffix
 from keyturn.testing.fakes import REF, Account, LabelledStore, MemoryDatabase, StagedStore, World
 
 INVARIANTS = ("recoverable", "foreign", "current", "tested", "order", "converges")
@@ -72,8 +72,16 @@ def _alternating_users(database: MemoryDatabase, generate: Generate) -> Target:
     return AlternatingUsers(database, generate, pair_by_suffix, lambda: ADMIN)
 
 
+def _dual_by_admin(database: MemoryDatabase, generate: Generate) -> Target:
+    return DualPassword(database, generate, lambda: ADMIN)
+
+
 STRATEGIES = {
     "single": Strategy("single", 1, frozenset({"app"}), has_admin=False, target=SingleUser),
+    "dual": Strategy("dual", 2, frozenset({"app"}), has_admin=False, target=DualPassword),
+    "dual by admin": Strategy(
+        "dual by admin", 2, frozenset({"app"}), has_admin=True, target=_dual_by_admin
+    ),
     "alternating": Strategy(
         "alternating",
         2,
@@ -321,7 +329,7 @@ class Scene:
     def _foreign(self) -> list[object]:
         ours = self.configuration.strategy.logins
         return [
-            (name, account.password, account.acts_as, *sorted(account.member_of))
+            (name, account.password, account.second, account.acts_as, *sorted(account.member_of))
             for name, account in self._database.accounts.items()
             if name not in ours
         ]

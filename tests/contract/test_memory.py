@@ -1,0 +1,76 @@
+"""The in-memory database keeps the promises of every target: so the explorer is faithful."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from keyturn.errors import Unreachable
+from keyturn.model import Credential, Sensitive
+from keyturn.ports import Generate, Target
+from keyturn.strategies import AlternatingUsers, DualPassword, SingleUser, pair_by_suffix
+from keyturn.testing.contracts import (
+    CANARY,
+    DualContract,
+    OneSlotContract,
+    Subject,
+    TwoSlotContract,
+)
+from keyturn.testing.fakes import Account, MemoryDatabase, World
+
+ADMIN = Credential("admin", Sensitive(f"{CANARY}admin"))
+
+
+class Database(MemoryDatabase):
+    """One with an address where nobody answers."""
+
+    def would_accept(self, credential: Credential) -> bool:
+        if credential.fields.get("host") == "nowhere":
+            raise Unreachable("nowhere", remedy="")
+        return super().would_accept(credential)
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.is_down = True
+        yield
+        self.is_down = False
+
+
+def subject_of(make: Callable[[MemoryDatabase, Generate], Target]) -> Subject:
+    numbers = itertools.count(1)
+    accounts = {"app": Account(f"{CANARY}first"), "admin": Account(f"{CANARY}admin")}
+    database = Database(World(), accounts)
+    current = Credential("app", Sensitive(f"{CANARY}first"))
+    target = make(database, lambda: Sensitive(f"{CANARY}made-{next(numbers)}"))
+    nowhere = replace(current, fields={"host": "nowhere"})
+    return Subject(target, current, nowhere, database.outage)
+
+
+class TestSingleUser(OneSlotContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return subject_of(SingleUser)
+
+
+class TestDualPassword(DualContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return subject_of(DualPassword)
+
+
+class TestDualPasswordByAdmin(DualContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return subject_of(lambda engine, fresh: DualPassword(engine, fresh, lambda: ADMIN))
+
+
+class TestAlternatingUsers(TwoSlotContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return subject_of(
+            lambda engine, fresh: AlternatingUsers(engine, fresh, pair_by_suffix, lambda: ADMIN)
+        )
