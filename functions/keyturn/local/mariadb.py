@@ -82,6 +82,7 @@ def find_mysql(unpacked: Path | None = None) -> Install | None:
         server = _program("mysqld")
         real = Path(server).resolve().name if server else ""
         return _mysql((server,), ()) if server and real == "mysqld" else None
+    unpacked = unpacked.resolve()
     loader = next(unpacked.glob("usr/lib/*/ld-linux-*.so.*"), None)
     program = unpacked / "usr" / "sbin" / "mysqld"
     if loader is None or not program.exists():
