@@ -187,9 +187,7 @@ class _Session:
 
     def check_dual(self, principal: str) -> None:
         """See `Session.check_dual`."""
-        self._require_dual()
-        self._require_writer()
-        self._accounts(principal)
+        self._dual_accounts(principal)
         powers = self._own_powers()
         enough = {"CREATE USER", "ALL PRIVILEGES"}
         if not self._server.is_mariadb and self._is_oneself(principal):
@@ -202,10 +200,10 @@ class _Session:
 
     def set_dual(self, principal: str, secret: Sensitive, *, keep: Sensitive) -> None:
         """See `Session.set_dual`. One packet, after a look at the account."""
-        self._require_dual()
-        accounts = self._accounts(principal)
+        accounts = self._dual_accounts(principal)
         if self._server.is_mariadb:
-            self._change(*self._alter(accounts, secret, keep))
+            # Keep first: a client must be able to try again to get in with the second.
+            self._change(*self._alter(accounts, keep, secret))
             return
         # First keep becomes the only primary one, and whatever is second stays: were keep that,
         # it still is. Then keep is retained. RETAIN alone, twice, would lose it.
@@ -317,12 +315,21 @@ class _Session:
         quoted = Sql("'" + text.replace("\\", "\\\\").replace("'", "''") + "'")
         return [sql("ALTER USER {} IDENTIFIED BY {}{}", self._own_name(), quoted, end)]
 
-    def _require_dual(self) -> None:
+    def _dual_accounts(self, principal: str) -> dict[Sql, Account]:
         if not self._server.takes_two_passwords:
             raise Unsupported(
                 f"{self._line.place.host}: this server takes one password per user",
                 remedy="Use MySQL 8.0.14, MariaDB 10.4 or newer, or another strategy.",
             )
+        accounts = self._accounts(principal)
+        plugins = {each.plugins[0] for each in accounts.values()}
+        if self._server.is_mariadb and plugins != {_NATIVE}:
+            # For any other the server asks again twice; PyMySQL and others answer once.
+            raise Unsupported(
+                f"{principal!r} logs in by {' and '.join(sorted(plugins))}",
+                remedy=f"Give the user {_NATIVE}, or use another strategy.",
+            )
+        return accounts
 
     # ------------------------------------------------------------------------ two accounts
 
@@ -467,10 +474,10 @@ class _Session:
 
     def _guards(self) -> Sql:
         """Return what holds whatever the server's and the user's own settings are."""
-        allowance_s = self._allowance_s()
-        lock_s = number(max(1, min(int(allowance_s), LOCK_TIMEOUT_S)))
+        lock_s = number(max(1, min(int(self._allowance_s()), LOCK_TIMEOUT_S)))
         if self._server.is_mariadb:
-            return sql(_GUARDS_MARIADB, lock_s, lock_s, number(max(1, int(allowance_s))))
+            # Not every wait there is a wait for a lock: FLUSH TABLES WITH READ LOCK.
+            return sql(_GUARDS_MARIADB, lock_s, lock_s, lock_s)
         as_hex = Sql(", SESSION print_identified_with_as_hex = 1" if self._prints_hex() else "")
         return sql(_GUARDS_MYSQL, lock_s, lock_s, as_hex)
 
@@ -491,6 +498,9 @@ _NOT_TOO_LATE: LiteralString = (
     "SET SESSION autocommit = IF(UTC_TIMESTAMP(6) <= {}, 'ON', 'keyturn: this comes too late')"
 )
 """No such value: error 1231, which nothing else of ours can cause."""
+
+
+_NATIVE = "mysql_native_password"
 
 
 def _only(rows: Rows) -> str:

@@ -119,12 +119,14 @@ def _plugins(tokens: _Tokens, index: int) -> tuple[tuple[str, ...], int]:
         return (_NATIVE,), index
     if tokens[index + 1] == "BY":
         return (_NATIVE,), index + len(("IDENTIFIED", "BY", "PASSWORD", "hash"))
-    found, index = [], index + 1
-    while tokens[index] in {"VIA", "WITH", "OR"}:
-        found.append(tokens[index + 1].strip("'"))
-        index += 4 if tokens[index + 2] in {"USING", "AS"} else 2
-        index += len(("AND", "IDENTIFIED")) if tokens[index] == "AND" else 0
-    return tuple(found), index
+    found = []
+    # VIA plugin USING 'hash' OR plugin ..; or WITH 'plugin' AS 'hash' AND IDENTIFIED WITH ..
+    while True:
+        found.append(tokens[index + 2].strip("'"))
+        index += 5 if tokens[index + 3] in {"USING", "AS"} else 3
+        if tokens[index] not in {"OR", "AND"}:
+            return tuple(found), index
+        index += 1 if tokens[index] == "AND" else -1
 
 
 def _clauses(tokens: _Tokens, first: int) -> Iterator[tuple[str, Sql]]:

@@ -137,22 +137,31 @@ def _connection(
 
 def _dial(place: Place, timeout_s: float) -> socket.socket:
     problem = "refuses connections, or is not reachable"
-    found = wire.addresses(place.host, place.port)
+    is_named = wire.addresses(place.host, place.port)
     try:
-        if not found:
-            line = socket.socket(socket.AF_UNIX)
-            line.settimeout(timeout_s)
-            line.connect(place.host)
-            return line
-        line = socket.create_connection((place.host, place.port), timeout_s)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _line_to(place, timeout_s) if is_named else _line_to_socket(place.host, timeout_s)
     except TimeoutError:
         problem = "did not answer in time"
     except OSError:
         pass
-    else:
-        return line
     raise Unreachable(f"{place.host}: the server {problem}", remedy=_LINE)
+
+
+def _line_to(place: Place, timeout_s: float) -> socket.socket:
+    line = socket.create_connection((place.host, place.port), timeout_s)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
+
+
+def _line_to_socket(path: str, timeout_s: float) -> socket.socket:
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.settimeout(timeout_s)
+        line.connect(path)
+    except OSError:
+        line.close()
+        raise
+    return line
 
 
 # ---------------------------------------------------------------------------- asked for a password

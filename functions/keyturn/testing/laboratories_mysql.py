@@ -168,7 +168,6 @@ class MariaDbSingleUser:
                 sql("GRANT SELECT (a), INSERT ON shop.t TO {} WITH GRANT OPTION", name),
                 sql("GRANT UPDATE, EXECUTE ON shop.* TO {}", name),
                 sql("GRANT clerk TO {}", name),
-                sql("SET DEFAULT ROLE clerk FOR {}", name),
             )
         return user
 
