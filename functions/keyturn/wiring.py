@@ -342,7 +342,7 @@ class _TargetModule(Protocol):
 def _target_modules() -> list[_TargetModule]:
     names = [module.name for module in pkgutil.iter_modules(targets.__path__)]
     modules = [importlib.import_module(f"{targets.__name__}.{name}") for name in names]
-    return [module for module in modules if hasattr(module, "ENGINES")]
+    return [module for module in modules if hasattr(module, "engine")]
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
