@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from keyturn.model import Strategy
+from keyturn.wiring import TargetModule, target_modules
+
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "functions" / "keyturn"
 
@@ -160,6 +163,24 @@ def test_every_adapter_declares_its_permissions_and_has_a_contract_test(path: Pa
     assert re.search(r"^PERMISSIONS\b", path.read_text(), re.MULTILINE)
     assert contract.exists()
     assert re.search(r"class Test\w+\(\w*Contract\)", contract.read_text())
+
+
+CONTRACT_OF = {
+    Strategy.SINGLE_USER: "OneSlotContract",
+    Strategy.DUAL_PASSWORD: "DualContract",
+    Strategy.ALTERNATING_USERS: "TwoSlotContract",
+}
+
+
+@pytest.mark.parametrize("module", target_modules(), ids=lambda module: module.TITLE)
+def test_every_strategy_that_a_target_declares_has_its_contract(module: TargetModule) -> None:
+    """What the README's table says is what its tests show."""
+    name = getattr(module, "__name__").rpartition(".")[2]  # noqa: B009  # a module is no Protocol
+    tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
+
+    for strategy, contract in CONTRACT_OF.items():
+        has_contract = re.search(rf"class Test\w+\({contract}\)", tests) is not None
+        assert has_contract is (strategy in module.STRATEGIES), strategy
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from keyturn.errors import (
     Unreachable,
     Unsupported,
 )
-from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import tls
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.pq.abc import PGconn
 
+TITLE = "PostgreSQL: RDS, Aurora, Cloud SQL, your own"
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.ALTERNATING_USERS)
 ENGINES = ("postgres", "postgresql", "aurora-postgresql")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
