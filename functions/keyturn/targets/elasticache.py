@@ -22,10 +22,12 @@ from typing import Protocol
 
 from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, Drifted, KeyturnError, Misconfigured, NotYetAccepted, Unsupported
-from keyturn.model import Credential, Sensitive, Surroundings, Version
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings, Version
 from keyturn.ports import Generate, Pending
 from keyturn.targets import redis_line
 
+TITLE = "ElastiCache and MemoryDB users"
+STRATEGIES = (Strategy.DUAL_PASSWORD,)
 ENGINES = ("elasticache", "memorydb")
 PERMISSIONS = (
     "elasticache:DescribeUsers",
