@@ -94,6 +94,13 @@ def _is_of(name: str, package: str) -> bool:
     return name.startswith(f"keyturn.{package}.")
 
 
+def _is_shared(path: Path) -> bool:
+    """Tell whether a module is no adapter, but a part of one, or of several: they import it."""
+    name = f"keyturn.{path.parent.name}.{path.stem}"
+    importing = [_imports(other) for other in path.parent.glob("*.py") if other != path]
+    return any(name in {each, each.rpartition(".")[0]} for found in importing for each in found)
+
+
 def _is_adapter(path: Path) -> bool:
     return "PERMISSIONS" in path.read_text()
 
@@ -150,11 +157,7 @@ def test_nothing_is_built_at_import_time(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        p
-        for p in _modules()
-        if _part(p) in ADAPTERS and p.stem not in {"__init__", "tls", "redis_line"}
-    ],
+    [p for p in _modules() if _part(p) in ADAPTERS and p.stem != "__init__" and not _is_shared(p)],
     ids=lambda path: path.stem,
 )
 def test_every_adapter_declares_its_permissions_and_has_a_contract_test(path: Path) -> None:

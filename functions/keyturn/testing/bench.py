@@ -88,12 +88,14 @@ class Laboratory(Protocol):
         SLOTS: How many credentials of a subject are accepted at once.
         SERVER: What is needed, and
         INSTALL: how it is got, in a word each; for who lacks it.
+        ENVIRONMENT: What the function is deployed with, besides.
     """
 
     NAME: ClassVar[str]
     SLOTS: ClassVar[int]
     SERVER: ClassVar[str]
     INSTALL: ClassVar[str]
+    ENVIRONMENT: ClassVar[Mapping[str, str]]
 
     @classmethod
     def is_available(cls) -> bool:
@@ -263,7 +265,9 @@ _OF_A_STRANGER = ("AWS_", "KEYTURN_", "PG")
 class Worker:
     """The process that performs steps; see `keyturn.testing.worker`."""
 
-    def __init__(self, store: StrictSecretsManager, store_port: int) -> None:
+    def __init__(
+        self, store: StrictSecretsManager, store_port: int, deployed: Mapping[str, str]
+    ) -> None:
         settings = store.settings()
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(_OF_A_STRANGER)},
@@ -274,6 +278,7 @@ class Worker:
             "AWS_EC2_METADATA_DISABLED": "true",
             "KEYTURN_SECRETS": "*",
             "KEYTURN_ADMIN_SECRETS": "*",
+            **deployed,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "keyturn.testing.worker", FUNCTION_ARN],
@@ -351,7 +356,8 @@ class Bench:
         self.vault = Vault(store)
         self._store = self._stack.enter_context(Proxy(store.port))
         self._server = self._stack.enter_context(Proxy(self.laboratory.server_port))
-        self.workers = [Worker(store, self._store.port) for _ in range(2)]
+        deployed = self.laboratory.ENVIRONMENT
+        self.workers = [Worker(store, self._store.port, deployed) for _ in range(2)]
         for worker in self.workers:
             self._stack.callback(worker.stop)
         for worker in self.workers:

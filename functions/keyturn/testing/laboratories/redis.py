@@ -12,14 +12,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from keyturn.local.redis import Redis, find
-from keyturn.testing.sweep import Subject
+from keyturn.testing.bench import Laboratory, Subject, Vault
 
 FIRST, ADMIN, BY_HAND = "Canary7-first", "Canary7-admin", "Canary7-by-hand"
 
@@ -30,20 +30,6 @@ ROTATION = (
 )
 
 
-class Kept(Protocol):
-    """A secret in the store."""
-
-    ref: str
-
-
-class Vault(Protocol):
-    """The store, as an operator has it."""
-
-    def keep(self, document: str) -> Kept:
-        """Make a secret with a first value."""
-        ...
-
-
 class RedisSingleUser:
     """One user of a Redis that changes its own password."""
 
@@ -52,12 +38,12 @@ class RedisSingleUser:
     SERVER: ClassVar[str] = "Redis"
     INSTALL: ClassVar[str] = "apt install redis-server"
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
-    """What the worker's function is deployed with, besides."""
 
     def __init__(self) -> None:
         self._server = Redis()
         self._numbers = itertools.count(1)
-        self._made: frozenset[str] = frozenset()
+        self._made: set[str] = set()
+        self._earlier: set[str] = set()
 
     @classmethod
     def is_available(cls) -> bool:
@@ -86,21 +72,23 @@ class RedisSingleUser:
     def furnish(self, vault: Vault, proxy_port: int) -> Subject:
         """See `Laboratory.furnish`."""
         del vault
+        self._forget()
         user = self._user("app", FIRST, *APPLICATION, *ROTATION)
         return self._subject(_document(user, FIRST, proxy_port), {user})
 
     def accepts(self, document: str) -> bool:
         """See `Laboratory.accepts`."""
         value = json.loads(document)
-        name, password = value["username"], value["password"]
-        line = _line_of(name, self._server.users_file.read_text().splitlines())
-        return self._logs_in(name, password) and _verifier(password) in line
+        line = _line_of(value["username"], self._server.users_file.read_text().splitlines())
+        return self.logs_in(document) and _verifier(value["password"]) in line
 
-    def _logs_in(self, name: str, password: str) -> bool:
+    def logs_in(self, document: str) -> bool:
+        """See `Laboratory.logs_in`."""
+        value = json.loads(document)
         reader = redis.Redis(
             unix_socket_path=str(self._server.socket),
-            username=name,
-            password=password,
+            username=value["username"],
+            password=value["password"],
             retry=Retry(NoBackoff(), 0),
         )
         with reader:
@@ -137,11 +125,13 @@ class RedisSingleUser:
         self._made |= logins
         return Subject(json.dumps(document), frozenset(logins))
 
+    def _forget(self) -> None:
+        """Delete the users of all subjects but the last: every rotation reads the list of all."""
+        if self._earlier:
+            self._superuser.acl_deluser(*self._earlier)
+        self._earlier, self._made = self._made, set()
+
     def _user(self, stem: str, password: str, *rules: str) -> str:
-        # Those of earlier subjects go: every rotation reads the list of all.
-        earlier, self._made = self._made, frozenset()
-        if earlier:
-            self._superuser.acl_deluser(*earlier)
         name = f"proof_{stem}_{os.getpid()}_{next(self._numbers)}"
         self._set_user(name, "reset", "on", _verifier(password), *rules)
         self._superuser.acl_save()
@@ -171,6 +161,7 @@ class RedisAlternatingUsers(RedisSingleUser):
 
     def furnish(self, vault: Vault, proxy_port: int) -> Subject:
         """See `Laboratory.furnish`."""
+        self._forget()
         user = self._user("app", FIRST, *APPLICATION)
         admin = self._user("admin", ADMIN, *ROTATION)
         authority = vault.keep(json.dumps(_document(admin, ADMIN, proxy_port)))
@@ -187,7 +178,7 @@ class RedisDualPasswordByAdmin(RedisAlternatingUsers):
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {"KEYTURN_STRATEGY": "dual-password"}
 
 
-LABORATORIES = (
+LABORATORIES: tuple[type[Laboratory], ...] = (
     RedisSingleUser,
     RedisDualPassword,
     RedisDualPasswordByAdmin,
