@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterable
 
 import redis
 from redis.backoff import NoBackoff
@@ -37,11 +38,13 @@ def connect(server: Redis) -> redis.Redis:
     return redis.Redis(**server.superuser(), decode_responses=True)
 
 
-def make_user(server: Redis, name: str, password: str, *rules: str) -> None:
+def make_user(
+    server: Redis, name: str, password: str, *rules: str, more: Iterable[str] = ()
+) -> None:
     """Create a user, by hash: the server's log is searched for passwords."""
-    hashed = "#" + hashlib.sha256(password.encode()).hexdigest()
+    hashed = [f"#{hashlib.sha256(each.encode()).hexdigest()}" for each in (password, *more)]
     with connect(server) as superuser:
-        superuser.execute_command("ACL", "SETUSER", name, "reset", "on", hashed, *rules)
+        superuser.execute_command("ACL", "SETUSER", name, "reset", "on", *hashed, *rules)
 
 
 def rules_of(server: Redis, name: str) -> list[str]:

@@ -349,7 +349,7 @@ def target_modules() -> list[TargetModule]:
     """Return what this installation, or this function's package, can rotate."""
     names = [module.name for module in pkgutil.iter_modules(targets.__path__)]
     modules = [importlib.import_module(f"{targets.__name__}.{name}") for name in names]
-    return [module for module in modules if hasattr(module, "ENGINES")]
+    return [module for module in modules if hasattr(module, "engine")]
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:

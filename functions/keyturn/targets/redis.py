@@ -86,7 +86,7 @@ class _Session:
             self._set_the_only_password(server, principal, secret)
             return
         self._require_user(server, principal)
-        self._act(server, principal, ["resetpass", _verifier(secret)])
+        self._set_user(server, principal, ["resetpass", _verifier(secret)])
 
     def check_twin(self, twin: str, *, like: str, owner: str, is_ours: Callable[[], bool]) -> None:
         """See `Session.check_twin`."""
@@ -110,7 +110,7 @@ class _Session:
         server = self._look(twin)
         self._require_users(server)
         rules = self._rules_of(server, like)
-        self._act(server, twin, ["reset", *rules, "on", _verifier(secret)])
+        self._set_user(server, twin, ["reset", *rules, "on", _verifier(secret)])
 
     def check_dual(self, principal: str) -> None:
         """See `Session.check_dual`."""
@@ -124,7 +124,7 @@ class _Session:
         server = self._look(principal)
         self._require_users(server)
         self._require_user(server, principal)
-        self._act(server, principal, ["resetpass", _verifier(keep), _verifier(secret)])
+        self._set_user(server, principal, ["resetpass", _verifier(keep), _verifier(secret)])
 
     # ------------------------------------------------------------------------ looking
 
@@ -181,13 +181,22 @@ class _Session:
 
     # ------------------------------------------------------------------------ acting
 
-    def _act(self, server: _Server, principal: str, rules: Sequence[str]) -> None:
-        """Give *principal* these rules, and have the server keep them."""
+    def _set_user(self, server: _Server, principal: str, rules: Sequence[str]) -> None:
+        self._act(server, principal, ["ACL", "SETUSER", principal, *rules])
+
+    def _set_the_only_password(self, server: _Server, principal: str, secret: Sensitive) -> None:
+        """Change the password of a server that has no users. It takes it in clear only."""
+        if principal != line.DEFAULT_USER:
+            raise _no_user(self._line.host, principal)
+        clear = secret.reveal().encode("utf-8", "surrogatepass")
+        self._act(server, principal, ["CONFIG", "SET", "requirepass", clear])
+
+    def _act(self, server: _Server, principal: str, change: line.Command) -> None:
+        """Make a change of *principal*, and have the server keep it."""
         keeping = self._keeping(server)
         if keeping:
             self._require_kept(self._line.ask(keeping)[0], keeping)
         kills = [["CLIENT", "KILL", "ID", each] for each in self._others(server, principal)]
-        change = ["ACL", "SETUSER", principal, *rules]
         # In one piece, so that a worker that dies here has done both or neither.
         said = self._line.ask(*kills, change, *([keeping] if keeping else []))
         self._line.require(said[len(kills)])
@@ -237,20 +246,6 @@ class _Session:
             if name != ours and name.rpartition("-")[0] == line.stem(principal):
                 found.append(client.get("id", ""))
         return found
-
-    def _set_the_only_password(self, server: _Server, principal: str, secret: Sensitive) -> None:
-        """Change the password of a server that has no users. It takes it in clear only."""
-        if principal != line.DEFAULT_USER:
-            raise _no_user(self._line.host, principal)
-        keeping = self._keeping(server)
-        if keeping:
-            self._require_kept(self._line.ask(keeping)[0], keeping)
-        clear = secret.reveal().encode("utf-8", "surrogatepass")
-        change: line.Command = ["CONFIG", "SET", "requirepass", clear]
-        said = self._line.ask(change, *([keeping] if keeping else []))
-        self._line.require(said[0])
-        if keeping:
-            self._require_kept(said[-1], keeping)
 
 
 _LOOK = (

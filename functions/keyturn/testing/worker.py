@@ -71,7 +71,7 @@ def _warm_up() -> None:
         boto3.client("secretsmanager").describe_secret(SecretId="there is none")
     for found in pkgutil.iter_modules(targets.__path__):
         module = importlib.import_module(f"{targets.__name__}.{found.name}")
-        if hasattr(module, "ENGINES"):
+        if hasattr(module, "engine"):
             _log_in_nowhere(module.engine(Surroundings(lambda: 2.0)))
     gc.collect()
     gc.freeze()  # else each fork copies what its first collection touches
