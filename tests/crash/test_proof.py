@@ -56,8 +56,8 @@ def test_a_proof_that_is_killed_leaves_no_process_behind() -> None:
     need(present=laboratory.is_available(), what=laboratory.SERVER, install=laboratory.INSTALL)
 
     with _sweep(laboratory.NAME) as sweep:
-        # It counts the points itself before it shares them out.
-        _wait_until(lambda: any(map(_below, _sharers(sweep.pid))))
+        # It counts the points itself before it shares them out, and each share starts a server.
+        _wait_until(lambda: any(map(_works, _sharers(sweep.pid))))
         started = _below(sweep.pid)
         sweep.kill()
         sweep.wait()
@@ -93,6 +93,10 @@ def _below(pid: int) -> list[int]:
 
 def _sharers(pid: int) -> list[int]:
     return [each for each in _below(pid) if b"spawn_main" in _command(each)]
+
+
+def _works(pid: int) -> bool:
+    return any(b"keyturn.testing.worker" in _command(each) for each in _below(pid))
 
 
 def _command(pid: int) -> bytes:
