@@ -20,8 +20,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: .venv/ready ## Run a whole rotation on this machine: AWS and PostgreSQL included, no account needed
-	@.venv/bin/keyturn demo $(ARGS)
+demo: .venv/ready ## Run whole rotations on this machine: AWS and database included, no account (ENGINE=mariadb)
+	@.venv/bin/keyturn demo --engine $(ENGINE) $(ARGS)
 
 .PHONY: test
 test: .venv/ready ## Run the tests (ARGS="-k rotate -x" goes to pytest)

@@ -15,6 +15,7 @@ from certificates import Authority
 from keyturn.local.aws import LocalAws
 from keyturn.local.mariadb import Install, MariaDb, find_mariadb, find_mysql
 from keyturn.local.postgres import Postgres, find_system, system
+from keyturn.local.redis import Redis, find
 from mysql_accounts import Site
 
 pytest_plugins = ["canary", "pytester"]
@@ -125,6 +126,15 @@ def _site(install: Install | None) -> Iterator[Site]:
             made = Site(server, authority.file)
             yield made
             _search(made.logs())
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """The system's Redis, which keeps its users in an aclfile."""
+    need(present=find() is not None, what="Redis", install="apt install redis-server")
+    with Redis(settings={"slowlog-log-slower-than": "0", "loglevel": "debug"}) as server:
+        yield server
+        _search(server.log_text())
 
 
 @pytest.fixture(scope="session")

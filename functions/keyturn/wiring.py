@@ -323,7 +323,7 @@ def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngin
             remedy='Add "engine" to the secret\'s value, for example "postgres".',
         )
     known: list[str] = []
-    for module in _target_modules():
+    for module in target_modules():
         if wanted in module.ENGINES:
             return module.engine(surroundings)
         known += module.ENGINES
@@ -333,16 +333,23 @@ def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngin
     )
 
 
-class _TargetModule(Protocol):
+class TargetModule(Protocol):
+    """A module of `keyturn.targets`; its docstring says what these are."""
+
+    TITLE: str
     ENGINES: tuple[str, ...]
+    STRATEGIES: tuple[Strategy, ...]
 
-    def engine(self, surroundings: Surroundings) -> PasswordEngine: ...
+    def engine(self, surroundings: Surroundings) -> PasswordEngine:
+        """Make the engine."""
+        ...
 
 
-def _target_modules() -> list[_TargetModule]:
+def target_modules() -> list[TargetModule]:
+    """Return what this installation, or this function's package, can rotate."""
     names = [module.name for module in pkgutil.iter_modules(targets.__path__)]
     modules = [importlib.import_module(f"{targets.__name__}.{name}") for name in names]
-    return [module for module in modules if hasattr(module, "ENGINES")]
+    return [module for module in modules if hasattr(module, "engine")]
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:

@@ -13,6 +13,7 @@ import pytest
 from keyturn.errors import Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.local.cloud import LocalCloud
+from keyturn.local.database import PostgresDatabase
 
 TEMPLATE = Path(__file__).parents[2] / "infra" / "template.yaml"
 
@@ -58,7 +59,8 @@ def test_the_admin_may_manage_roles_and_is_no_superuser(cloud: LocalCloud) -> No
     login = stored(cloud, "AdminSecret")
     assert user_of(login) == login["username"]
 
-    with psycopg.connect(**cloud.postgres.superuser()) as connection:
+    assert isinstance(cloud.database, PostgresDatabase)
+    with psycopg.connect(**cloud.database.server.superuser()) as connection:
         row = connection.execute(
             "SELECT rolcreaterole, rolsuper FROM pg_roles WHERE rolname = %s", [login["username"]]
         ).fetchone()
@@ -86,7 +88,7 @@ def test_a_rotation_changes_the_password_and_the_new_one_logs_in(cloud: LocalClo
 def test_no_password_is_in_the_databases_log(cloud: LocalCloud) -> None:
     passwords = [stored(cloud, resource)["password"] for resource in ("Secret", "AdminSecret")]
 
-    log = cloud.postgres.log_text()
+    log = cloud.database.server.log_text()
 
     assert not any(password in log for password in passwords)
 

@@ -223,7 +223,7 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         package,
         _runtime(tmp_path / "runtime"),
         "from keyturn import wiring\n"
-        "print([module.__name__ for module in wiring._target_modules()])\n",
+        "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
     assert ran.stdout.strip() == "['keyturn.targets.postgres']", ran.stderr

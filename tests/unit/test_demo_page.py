@@ -19,7 +19,6 @@ from keyturn.local.demo_recording import (
     Rotated,
     Span,
     StepRun,
-    Strategy,
     Try,
     Verdict,
     accepted,
@@ -32,7 +31,7 @@ from keyturn.local.demo_recording import (
     verdict,
 )
 from keyturn.local.demo_terminal import Cell, cells, summary, timeline
-from keyturn.model import Step
+from keyturn.model import Step, Strategy
 
 MEASURED_AT = datetime(2026, 7, 30, 12, 0, tzinfo=UTC)
 HOSTILE = "<b>&\"'\u00e9"
@@ -47,6 +46,7 @@ def recording() -> Recording:
     """
     moments = [n / 10 for n in range(11)]
     return Recording(
+        database="PostgreSQL",
         strategy=Strategy.SINGLE_USER,
         wanted=1,
         length_s=1.0,

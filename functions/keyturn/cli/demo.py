@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keyturn.errors import Misconfigured
-from keyturn.local.demo_recording import METHOD, Recording, Strategy, is_good
+from keyturn.local.database import Engine, database
+from keyturn.local.demo_recording import METHOD, Recording, is_good
+from keyturn.model import Strategy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +31,10 @@ _Report = Callable[[Strategy, str, int], None]
 
 
 def demo(
+    engine: Annotated[Engine, typer.Option(help="Which database.")] = Engine.POSTGRES,
     strategy: Annotated[
-        Strategy | None, typer.Option(help="Show only this one.", show_default="both")
+        Strategy | None,
+        typer.Option(help="Show only this one.", show_default="all that the database offers"),
     ] = None,
     rotations: Annotated[
         int, typer.Option(min=1, max=MOST_ROTATIONS, help="How many in a row.")
@@ -42,10 +46,10 @@ def demo(
         "infra/template.yaml"
     ),
 ) -> None:
-    """Rotate a PostgreSQL password while an application keeps logging in; show what happened.
+    """Rotate a database password while an application keeps logging in; show what happened.
 
-    PostgreSQL is real, the rotation function is real, AWS is simulated on this machine. Fails if
-    a rotation does not finish, or if alternating-users refuses a single login.
+    The database is real, the rotation function is real, AWS is simulated on this machine. Fails if
+    a rotation does not finish, or if any strategy but single-user refuses a single login.
     """
     from rich.console import Console
 
@@ -56,8 +60,8 @@ def demo(
     file = _place(out)
     with _stopped_by_signals(console), _progress(console, rotations) as report:
         recordings = [
-            _record(each, template, rotations, report)
-            for each in ([strategy] if strategy else Strategy)
+            _record(engine, each, template, rotations, report)
+            for each in ([strategy] if strategy else database(engine).STRATEGIES)
         ]
     _write_page(file, recordings)
     _show(console, recordings, file)
@@ -65,11 +69,13 @@ def demo(
         raise typer.Exit(1)
 
 
-def _record(strategy: Strategy, template: Path, rotations: int, report: _Report) -> Recording:
+def _record(
+    engine: Engine, strategy: Strategy, template: Path, rotations: int, report: _Report
+) -> Recording:
     from keyturn.local.demo import record
 
     told = partial(report, strategy)
-    return record(strategy, template=template, rotations=rotations, report=told)
+    return record(engine, strategy, template=template, rotations=rotations, report=told)
 
 
 @contextlib.contextmanager

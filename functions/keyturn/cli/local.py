@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keyturn.local.database import Engine
+
 if TYPE_CHECKING:
     from keyturn.local.cloud import LocalCloud
 
@@ -28,10 +30,11 @@ def up(
     template: Annotated[Path, typer.Option(help="The SAM template to deploy.")] = Path(
         "infra/template.yaml"
     ),
+    engine: Annotated[Engine, typer.Option(help="Which database.")] = Engine.POSTGRES,
     port: Annotated[int, typer.Option(help="The local AWS's port; 0 takes a free one.")] = 0,
     plan: Annotated[Path | None, typer.Option(help="A keyturn.yaml to deploy with it.")] = None,
 ) -> None:
-    """Start PostgreSQL and AWS, deploy the template, and wait for Ctrl-C."""
+    """Start a database and AWS, deploy the template, and wait for Ctrl-C."""
     from rich.console import Console
 
     from keyturn.local import require
@@ -44,7 +47,13 @@ def up(
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     with _stopped_by_signals(), contextlib.ExitStack() as undo:
         with console.status("Starting") as status:
-            cloud = LocalCloud(template, aws=LocalAws(port=port), plan=plan, progress=status.update)
+            cloud = LocalCloud(
+                template,
+                engine=engine,
+                aws=LocalAws(port=port),
+                plan=plan,
+                progress=status.update,
+            )
             undo.callback(cloud.stop)
             # A second Ctrl-C must not interrupt the cleaning up.
             undo.callback(_ignore_signals)
@@ -85,7 +94,7 @@ def _welcome(cloud: LocalCloud) -> str:
     group = cloud.stack.outputs.get("LogGroupName", "/aws/lambda/...")
     return f"""\
 AWS          {cloud.aws.endpoint_url}
-PostgreSQL   {cloud.postgres.host}:{cloud.postgres.port}
+{cloud.database.NAME:<12} {cloud.database.server.host}:{cloud.database.server.port}
 Secret       {cloud.secret_arn}
 
 In another terminal:

@@ -1,6 +1,7 @@
 """The whole loop on one machine: no account, no Docker.
 
     postgres          a real PostgreSQL on loopback
+    database          the database of a deployment, whichever it is
     aws               moto over the real wire, made faithful where it is not:
       secrets_manager   versions, labels and rotation as the service does them
       functions         deployed code run by real processes (`worker` is what they execute)

@@ -1,8 +1,8 @@
-"""A whole deployment on one machine: PostgreSQL, AWS, the stack, and a first login that works.
+"""A whole deployment on one machine: database, AWS, the stack, and a first login that works.
 
 `keyturn local up` and the demo start it. The template is the one that is deployed for real; what
 an operator does once after the first deployment (give the generated passwords to the database's
-roles) is done here as well, from the secrets themselves.
+users) is done here as well, from the secrets themselves.
 
 Nobody but this module and the rotation functions knows the passwords; none is written anywhere.
 """
@@ -14,19 +14,15 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, LiteralString, Self
+from typing import Self
 
 import boto3
 
 from keyturn.errors import Misconfigured
 from keyturn.local.aws import LocalAws
+from keyturn.local.database import Engine, database
 from keyturn.local.deploy import Stack, deploy, parameters_of
-from keyturn.local.postgres import Postgres
 
-if TYPE_CHECKING:
-    import psycopg
-
-DATABASE = "orders"
 APP_USER = "orders"
 ADMIN_USER = "keyturn_admin"
 
@@ -40,6 +36,7 @@ class LocalCloud:
     Args:
         template: The SAM template. Its resources `Secret` and, if it has one, `AdminSecret` are
             the logins that the database gets.
+        engine: Which database.
         aws: The local AWS to start, if it is to be a special one.
         parameters: For the template, over those that point it to the local database.
         plan: A keyturn.yaml to deploy with the functions.
@@ -47,20 +44,22 @@ class LocalCloud:
 
     Attributes:
         aws: The local AWS.
-        postgres: The database server.
+        database: The database; `database.server` is what runs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all but one have a default, and a name
         self,
         template: Path,
         *,
+        engine: Engine = Engine.POSTGRES,
         aws: LocalAws | None = None,
         parameters: Mapping[str, str] | None = None,
         plan: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.aws = aws or LocalAws()
-        self.postgres = Postgres()
+        self.database = database(engine)
+        self._engine = engine
         self._template = template
         self._parameters = dict(parameters or {})
         self._plan = plan
@@ -99,8 +98,9 @@ class LocalCloud:
             KeyturnError: Something of it cannot be started; nothing is left running.
         """
         with contextlib.ExitStack() as undo:
-            self._progress("Starting PostgreSQL")
-            undo.enter_context(self.postgres)
+            self._progress(f"Starting {self.database.NAME}")
+            undo.callback(self.database.server.stop)
+            self.database.server.start()
             self._progress("Starting AWS")
             undo.enter_context(self.aws)
             self._progress(f"Deploying {self._template}")
@@ -119,37 +119,29 @@ class LocalCloud:
         self._undo.close()
 
     def _all_parameters(self) -> dict[str, str]:
+        server = self.database.server
         ours = {
-            "DatabaseHost": self.postgres.host,
-            "DatabasePort": str(self.postgres.port),
-            "DatabaseName": DATABASE,
+            "Engine": self._engine.value,
+            "DatabaseHost": server.host,
+            "DatabasePort": str(server.port),
+            "DatabaseName": self.database.NAMESPACE,
             "DatabaseUser": APP_USER,
             "AdminUser": ADMIN_USER,
             "DatabaseSsl": "false",  # the wheel's server has none; it is on loopback
-            "PlaintextHosts": self.postgres.host,
+            "PlaintextHosts": server.host,
         }
         known = parameters_of(self._template)
         return {k: v for k, v in ours.items() if k in known} | self._parameters
 
     def _bootstrap(self) -> None:
-        import psycopg
-
         if "Secret" not in self.stack.resources:
             raise Misconfigured(
                 f"{self._template} has no resource named Secret",
                 remedy="Call the application's secret Secret.",
             )
-        app = self._stored("Secret")
-        with psycopg.connect(**self.postgres.superuser(), autocommit=True) as connection:
-            _create_login(connection, app)
-            _execute(connection, "CREATE DATABASE {} OWNER {}", app["dbname"], app["username"])
-            if "AdminSecret" in self.stack.resources:
-                admin = self._stored("AdminSecret")
-                _create_login(connection, admin)
-                _execute(connection, "ALTER ROLE {} CREATEROLE", admin["username"])
-                # From PostgreSQL 16 on, CREATEROLE alone covers only roles that one has made.
-                names = (app["username"], admin["username"])
-                _execute(connection, "GRANT {} TO {} WITH ADMIN OPTION", *names)
+        has_admin = "AdminSecret" in self.stack.resources
+        admin = self._stored("AdminSecret") if has_admin else None
+        self.database.admit(self._stored("Secret"), admin)
 
     def _stored(self, resource: str) -> dict[str, str]:
         manager = boto3.client("secretsmanager", **self.aws.settings(OPERATOR_KEY_ID))
@@ -158,23 +150,3 @@ class LocalCloud:
         )
         stored: dict[str, str] = json.loads(answer["SecretString"])
         return stored
-
-
-def _create_login(connection: psycopg.Connection, login: Mapping[str, str]) -> None:
-    from psycopg import sql
-
-    # A verifier, so that the password itself is in no statement and no log.
-    verifier = connection.pgconn.encrypt_password(
-        login["password"].encode(), login["username"].encode(), b"scram-sha-256"
-    )
-    connection.execute(
-        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
-            sql.Identifier(login["username"]), sql.Literal(verifier.decode())
-        )
-    )
-
-
-def _execute(connection: psycopg.Connection, statement: LiteralString, *names: str) -> None:
-    from psycopg import sql
-
-    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

@@ -1,6 +1,6 @@
 """Rotates a real secret of a real database again and again, while somebody keeps logging in.
 
-    LocalCloud  PostgreSQL, AWS, the template that is deployed for real, the function's own code
+    LocalCloud  database, AWS, the template that is deployed for real, the function's own code
       |  application, prober     log in all the time (`demo_logins`)
       |  rotate_secret           as anybody calls it, some times in a row
       v
@@ -27,9 +27,10 @@ import boto3
 
 from keyturn.local.calls import function_key_id
 from keyturn.local.cloud import LocalCloud
+from keyturn.local.database import Engine
 from keyturn.local.demo_logins import CURRENT, Notebook, application, probe
-from keyturn.local.demo_recording import Recording, Rotated, StepRun, Strategy, Verdict
-from keyturn.model import Step
+from keyturn.local.demo_recording import Recording, Rotated, StepRun, Verdict
+from keyturn.model import Step, Strategy
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -49,7 +50,9 @@ Report = Callable[[str, int], None]
 """Told what happens next, in words, and how many rotations are done."""
 
 
-def record(strategy: Strategy, *, template: Path, rotations: int, report: Report) -> Recording:
+def record(
+    engine: Engine, strategy: Strategy, *, template: Path, rotations: int, report: Report
+) -> Recording:
     """Start a local cloud, rotate, and return what was seen.
 
     Raises:
@@ -57,6 +60,7 @@ def record(strategy: Strategy, *, template: Path, rotations: int, report: Report
     """
     with LocalCloud(
         template,
+        engine=engine,
         parameters={"Strategy": strategy.value},
         progress=lambda text: report(text, 0),
     ) as cloud:
@@ -66,11 +70,14 @@ def record(strategy: Strategy, *, template: Path, rotations: int, report: Report
         ]
         with _few_pauses():
             began = time.time()  # the clock of the function's log lines, too
-            notebook = Notebook(cloud.secret_arn, lambda: time.time() - began)
+            notebook = Notebook(
+                cloud.secret_arn, cloud.database.lets_in, lambda: time.time() - began
+            )
             with _going_on(*(partial(loop, notebook) for loop in loops)):
                 rotated = _rotate_often(cloud, notebook, rotations, report)
             length_s = notebook.clock()
         return Recording(
+            cloud.database.NAME,
             strategy,
             rotations,
             length_s,

@@ -72,7 +72,7 @@ def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
     _add(head, "style", _STYLE)
     main = _add(_add(html, "body"), "main")
     _add(main, "h1", "Who could log in while the password changed")
-    _add(main, "p", _INTRODUCTION, class_="lead")
+    _add(main, "p", _INTRODUCTION.format(_database(recordings)), class_="lead")
     _add_legend(main)
     for recording in recordings:
         _add_run(main, recording)
@@ -83,10 +83,14 @@ def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
 
 
 _INTRODUCTION = (
-    "keyturn rotated the password of a PostgreSQL user, again and again, while an application"
+    "keyturn rotated the password of a {} user, again and again, while an application"
     " kept logging in with whatever the secret store served, and a prober tried every version of"
     " the secret there ever was."
 )
+
+
+def _database(recordings: Sequence[Recording]) -> str:
+    return recordings[0].database if recordings else "database"
 
 
 def _add(parent: ET.Element, tag: str, text: str = "", /, **attributes: str | float) -> ET.Element:
@@ -168,8 +172,9 @@ def _add_method(parent: ET.Element, recordings: Sequence[Recording], measured_at
     _add(
         section,
         "p",
-        f"Measured {measured_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by keyturn demo: PostgreSQL on"
-        " this machine, AWS simulated, the rotation function's own code.",
+        f"Measured {measured_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by keyturn demo:"
+        f" {_database(recordings)} on this machine, AWS simulated, the rotation function's own"
+        " code.",
     )
 
 

@@ -18,16 +18,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Generic, TypeVar
 
-from keyturn.model import Step
+from keyturn.model import Step, Strategy
 
 T = TypeVar("T")
-
-
-class Strategy(Enum):
-    """The template's parameter of that name."""
-
-    SINGLE_USER = "single-user"
-    ALTERNATING_USERS = "alternating-users"
 
 
 class Verdict(Enum):
@@ -118,10 +111,12 @@ class Recording:
     """One run of one strategy. Times are seconds since its beginning.
 
     Attributes:
+        database: What was rotated, for people: `PostgreSQL`.
         wanted: How many rotations there were to be.
         versions: In the order in which they appeared.
     """
 
+    database: str
     strategy: Strategy
     wanted: int
     length_s: float
@@ -213,7 +208,7 @@ def resolution_ms(recording: Recording) -> float:
 
 
 def is_good(recording: Recording) -> bool:
-    """Tell whether all went as promised: rotations finish; with two users no login is refused."""
+    """Tell whether all went as promised: rotations finish; with two slots no login is refused."""
     finished = sum(rotation.finished for rotation in recording.rotations)
     all_in = refused_logins(recording) == 0 < len(recording.logins)
     may_refuse = recording.strategy is Strategy.SINGLE_USER
@@ -241,7 +236,7 @@ def failures(recording: Recording) -> list[str]:
     lines = list(dict.fromkeys(f"step {run.step.value} failed: {run.error}" for run in failed))
     lines += [f"rotation {r.version_id} did not finish" for r in _unfinished(recording)]
     refused = refused_logins(recording)
-    if refused and recording.strategy is Strategy.ALTERNATING_USERS:
+    if refused and recording.strategy is not Strategy.SINGLE_USER:
         lines.append(f"{refused} logins were refused, and none may be")
     if not recording.logins:
         lines.append("the application never tried to log in")
@@ -257,10 +252,15 @@ def verdict(recording: Recording) -> str:
             "No login failed. Two users take turns: the password that changes is never the one"
             " that the store serves."
         )
+    if recording.strategy is Strategy.DUAL_PASSWORD:
+        return (
+            "No login failed. One user has two passwords at a time: what the store serves goes on"
+            " working until the rotation after the next."
+        )
     return (
         f"{_seen_gap(recording)} One user has one password: from set to finish the database knows"
         " only the new one, and the store still serves the old one. Clients that keep trying with"
-        " fresh reads get through it; alternating-users has no such time."
+        " fresh reads get through it; with two users, or two passwords, there is no such time."
     )
 
 

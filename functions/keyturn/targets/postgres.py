@@ -32,7 +32,7 @@ from keyturn.errors import (
     Unreachable,
     Unsupported,
 )
-from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import members, tls, wire
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from psycopg import sql
     from psycopg.pq.abc import PGconn
 
+TITLE = "PostgreSQL: RDS, Aurora, Cloud SQL, your own"
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.ALTERNATING_USERS)
 ENGINES = ("postgres", "postgresql", "aurora-postgresql")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
