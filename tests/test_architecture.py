@@ -21,18 +21,6 @@ CORE = {"model", "errors", "ports", "rotation", "strategies", "generate"}
 
 ADAPTERS = ("stores", "targets", "destinations", "consumers", "notifiers")
 
-SHARED = {
-    "__init__",
-    "tls",
-    "wire",
-    "members",
-    "mysql_accounts",
-    "mysql_hashes",
-    "mysql_login",
-    "mysql_sql",
-}
-"""Modules in the packages of adapters that are none themselves."""
-
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),

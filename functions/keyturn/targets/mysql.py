@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from keyturn.errors import Denied, Drifted, Misconfigured, Unsupported
-from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import members, mysql_hashes, tls
 from keyturn.targets.mysql_accounts import Account, Rights, exchange, same_options
 from keyturn.targets.mysql_login import (
@@ -39,6 +39,8 @@ from keyturn.targets.mysql_login import (
 )
 from keyturn.targets.mysql_sql import Sql, account, joined, literal, number, sql
 
+TITLE = "MySQL and MariaDB: RDS, Aurora, Cloud SQL, your own"
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.DUAL_PASSWORD, Strategy.ALTERNATING_USERS)
 ENGINES = ("mysql", "mariadb", "aurora-mysql")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""

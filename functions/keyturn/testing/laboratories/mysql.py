@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import pymysql
 from pymysql.err import MySQLError
@@ -21,25 +21,11 @@ from keyturn.model import Sensitive
 from keyturn.targets import mysql_hashes
 from keyturn.targets.mysql_accounts import Account, Rights
 from keyturn.targets.mysql_sql import Sql, account, literal, sql
-from keyturn.testing.sweep import Subject
+from keyturn.testing.bench import Laboratory, Subject, Vault
 
 FIRST, ADMIN, BY_HAND = "Canary7-first", "Canary7-admin", "Canary7-by-hand"
 HOSTS = ("%", "127.0.0.1")
 """The application's. A login here is matched by the second."""
-
-
-class Kept(Protocol):
-    """A secret in the store."""
-
-    ref: str
-
-
-class Vault(Protocol):
-    """The store, as an operator has it."""
-
-    def keep(self, document: str) -> Kept:
-        """Make a secret with a first value."""
-        ...
 
 
 class MariaDbSingleUser:
@@ -50,7 +36,6 @@ class MariaDbSingleUser:
     SERVER: ClassVar[str] = "MariaDB"
     INSTALL: ClassVar[str] = "apt install mariadb-server"
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
-    """What the worker's function is deployed with, besides."""
 
     def __init__(self) -> None:
         logs = {"general-log": "ON", "slow-query-log": "ON", "long-query-time": "0"}
@@ -92,27 +77,22 @@ class MariaDbSingleUser:
 
     def accepts(self, document: str) -> bool:
         """See `Laboratory.accepts`. Logs in again whenever the server's record has changed."""
-        value = json.loads(document)
-        record = str(
-            self._rows(
-                sql(
-                    "SELECT Host, Priv FROM mysql.global_priv WHERE User = {}",
-                    literal(value["username"]),
-                )
-            )
-        )
-        key = document, record
+        user = literal(json.loads(document)["username"])
+        query = sql("SELECT Host, Priv FROM mysql.global_priv WHERE User = {}", user)
+        key = document, str(self._rows(query))
         if key not in self._seen:
-            self._seen[key] = self._logs_in(value["username"], value["password"])
+            self._seen[key] = self.logs_in(document)
         return self._seen[key]
 
-    def _logs_in(self, user: str, password: str) -> bool:
+    def logs_in(self, document: str) -> bool:
+        """See `Laboratory.logs_in`."""
+        value = json.loads(document)
         try:
             pymysql.connect(
                 host=self._server.host,
                 port=self._server.port,
-                user=user,
-                password=password,
+                user=value["username"],
+                password=value["password"],
                 ssl_disabled=True,
             ).close()
         except MySQLError:
@@ -229,7 +209,11 @@ class MariaDbDualPassword(MariaDbAlternatingUsers):
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {"KEYTURN_STRATEGY": "dual-password"}
 
 
-LABORATORIES = (MariaDbSingleUser, MariaDbAlternatingUsers, MariaDbDualPassword)
+LABORATORIES: tuple[type[Laboratory], ...] = (
+    MariaDbSingleUser,
+    MariaDbAlternatingUsers,
+    MariaDbDualPassword,
+)
 
 _OTHERS = {
     "mysql.global_priv": "User, Host, Priv",
