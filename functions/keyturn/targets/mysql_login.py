@@ -296,6 +296,8 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     1040: (Unreachable, "too many connections", "Wait, or raise max_connections."),
     1041: (Unreachable, "out of memory", _WAIT),
     1044: (Denied, "no access to this database", "Grant the user something in `dbname`."),
+    # In an answer to a login it is no error. GRANT says it to who may not.
+    REFUSED: (Denied, "a privilege is missing", _GRANT),
     1049: (Misconfigured, "no such database", "Correct `dbname` in the secret."),
     1053: (Unreachable, "shutting down", _WAIT),
     1129: (Denied, "host is blocked", "Find what fails, then run FLUSH HOSTS on the server."),

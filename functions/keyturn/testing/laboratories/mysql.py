@@ -77,16 +77,9 @@ class MariaDbSingleUser:
 
     def accepts(self, document: str) -> bool:
         """See `Laboratory.accepts`. Logs in again whenever the server's record has changed."""
-        value = json.loads(document)
-        record = str(
-            self._rows(
-                sql(
-                    "SELECT Host, Priv FROM mysql.global_priv WHERE User = {}",
-                    literal(value["username"]),
-                )
-            )
-        )
-        key = document, record
+        user = literal(json.loads(document)["username"])
+        query = sql("SELECT Host, Priv FROM mysql.global_priv WHERE User = {}", user)
+        key = document, str(self._rows(query))
         if key not in self._seen:
             self._seen[key] = self.logs_in(document)
         return self._seen[key]
