@@ -50,16 +50,23 @@ class User:
             session.set_dual(self.name, Sensitive(secret), keep=Sensitive(keep))
 
 
-@pytest.fixture(params=RIGHTS)
-def user(site: Site, request: pytest.FixtureRequest) -> User:
-    name, right = unused_name("app"), RIGHTS[request.param]
+WHO = [
+    (flavour, who)
+    for flavour, (who, right) in itertools.product(["mariadb", "mysql"], RIGHTS.items())
+    if flavour == "mysql" or right != "APPLICATION_PASSWORD_ADMIN"  # MariaDB has no such right
+]
+
+
+@pytest.fixture(params=WHO, ids=": ".join)
+def user(request: pytest.FixtureRequest) -> User:
+    flavour, who = request.param
+    site: Site = request.getfixturevalue(flavour)
+    name, right = unused_name("app"), RIGHTS[who]
     made = site.make(name, FIRST)
     if not right:
         admin = unused_name("admin")
         site.make_admin(admin, FIRST)
         return User(site, name, admin)
-    if right == "APPLICATION_PASSWORD_ADMIN" and site.is_mariadb:
-        pytest.skip("MariaDB has no such right")
     site.execute(f"GRANT {right} ON *.* TO {made}")
     return User(site, name, name)
 
