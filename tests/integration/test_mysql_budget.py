@@ -93,14 +93,16 @@ def test_readers_with_either_of_two_passwords_block_nobody(site: Site) -> None:
 # ---------------------------------------------------------------------------- measured
 
 COSTS = {
-    ("MariaDB", "single"): (3, 20),
-    ("MariaDB", "dual"): (4, 33),
-    ("MariaDB", "alternating"): (4, 32),
-    ("MySQL", "single"): (3, 23),
-    ("MySQL", "dual"): (4, 36),
-    ("MySQL", "alternating"): (4, 37),
+    ("MariaDB", "single"): (3, 18),
+    ("MariaDB", "dual"): (4, 30),
+    ("MariaDB", "alternating"): (4, 30),
+    ("MySQL", "single"): (3, 21),
+    ("MySQL", "dual"): (4, 33),
+    ("MySQL", "alternating"): (4, 35),
 }
-"""Connections and exchanges of a whole rotation, at most. A farewell may come too late to count."""
+"""Connections and exchanges of a whole rotation, as measured over TLS on an idle machine."""
+SPLIT = 2
+"""More exchanges that a connection may seem to have: its greeting or farewell comes in parts."""
 
 
 @pytest.mark.parametrize("strategy", ["single", "dual", "alternating"])
@@ -124,7 +126,7 @@ def test_a_rotation_costs_no_more_than_it_did(site: Site, strategy: str) -> None
         connections, exchanges = COSTS[site.server.flavour, strategy]
 
         assert proxy.connections == connections
-        assert proxy.exchanges <= exchanges
+        assert proxy.exchanges <= exchanges + SPLIT * connections
     assert _refused(site) == refused
 
 

@@ -234,6 +234,42 @@ def test_a_policy_that_refuses_the_value_asks_for_a_new_one(mysql: Site) -> None
     assert mysql.accepts(name, "Canary7-Strong-1")
 
 
+@pytest.mark.parametrize(
+    "option, right, expected",
+    [
+        ("PASSWORD REQUIRE CURRENT", "", "3892"),
+        ("PASSWORD HISTORY 5", "APPLICATION_PASSWORD_ADMIN", "3638"),
+    ],
+)
+def test_a_policy_for_those_who_show_their_password_is_named(
+    mysql: Site, option: str, right: str, expected: str
+) -> None:
+    """Nothing has changed then. An admin, by hash, is not held to either."""
+    name, admin = unused_name("app"), unused_name("admin")
+    made = mysql.make(name, FIRST, options=option)
+    mysql.make_admin(admin, ADMIN)
+    second = Sensitive("Canary7-second")
+    if right:
+        mysql.execute(f"GRANT {right} ON *.* TO {made}")
+    with _session(mysql, admin, ADMIN) as session:
+        session.set_password(name, Sensitive(FIRST))
+
+    with _session(mysql, name) as session, pytest.raises(KeyturnError, match=expected) as caught:
+        session.set_password(name, second) if not right else _dual_twice(session, name)
+    assert "admin" in caught.value.remedy
+    assert mysql.accepts(name, FIRST)
+
+    with _session(mysql, admin, ADMIN) as session:
+        session.set_dual(name, second, keep=Sensitive(FIRST))
+    assert mysql.accepts(name, FIRST)
+    assert mysql.accepts(name, "Canary7-second")
+
+
+def _dual_twice(session: targets_mysql._Session, name: str) -> None:
+    for _ in range(2):
+        session.set_dual(name, Sensitive("Canary7-second"), keep=Sensitive(FIRST))
+
+
 def test_a_server_that_checks_passwords_refuses_hashes_and_is_named(mariadb: Site) -> None:
     name, admin = unused_name("app"), unused_name("admin")
     mariadb.make(name, FIRST)

@@ -185,7 +185,7 @@ class _Session:
         if self._is_oneself(principal):
             self._set_own(accounts, secret)
         else:
-            self._change(*self._drop_second(accounts), *self._alter(accounts, secret))
+            self._change(*self._alter(accounts, secret), *self._drop_second(accounts))
 
     def check_dual(self, principal: str) -> None:
         """See `Session.check_dual`."""
@@ -255,7 +255,8 @@ class _Session:
             # Everybody may do this for themselves; ALTER USER wants CREATE USER.
             self._change(sql("SET PASSWORD = {}", _quoted_hash(found.plugins[0], secret)))
             return
-        trouble = self._try(*self._drop_second(accounts), *self._alter(accounts, secret))
+        # In this order: the secret may be the second one now, as when two become one.
+        trouble = self._try(*self._alter(accounts, secret), *self._drop_second(accounts))
         if trouble is None:
             return
         if not self._must_show(self._server.user, trouble):

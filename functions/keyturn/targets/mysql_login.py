@@ -360,7 +360,11 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     3118: (Denied, "the account is locked", "Unlock it: ALTER USER .. ACCOUNT UNLOCK."),
     3159: (Misconfigured, "wants TLS", "Remove `ssl` from the secret."),
     3572: (Unreachable, "another session holds a lock", _WAIT),
-    3638: (Misconfigured, "its policy refuses a password used before", _POLICY),
+    3638: (
+        Misconfigured,
+        "its policy refuses a password used before",
+        "Let an admin rotate the user, or lift PASSWORD HISTORY and REUSE INTERVAL from it.",
+    ),
     3878: (Misconfigured, "the current password is empty", "Give the user a password first."),
     3892: (
         Unsupported,
