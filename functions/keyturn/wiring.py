@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
-from keyturn import generate, targets
+from keyturn import authorities, generate, targets
 from keyturn.boundary import RotationEvent, secret_name
 from keyturn.document import kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
 from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
-from keyturn.ports import Generate, PasswordEngine, SecretStore, Target
+from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
 from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager
 from keyturn.strategies import (
@@ -29,17 +30,21 @@ from keyturn.strategies import (
     BestOffered,
     DualPassword,
     Pair,
+    PlatformUser,
     SingleUser,
     pair_by_suffix,
 )
 
 if TYPE_CHECKING:
+    from botocore.config import Config
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
     from keyturn.plan import SecretPlan
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
-"""Per call to a cloud API. A step makes at most four, so it ends within the function's time."""
+"""Per call to a store. A step makes at most four, so it ends within the function's time."""
+AUTHORITY_TRIES = 2
+"""The same for an authority, which makes many calls and leaves time for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,10 @@ def rotation(
     store = SecretsManager(_client(), rotation_token=event.rotation_token)
     _authorise(event.ref, settings, store, function_arn)
     surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
-    plan = _plan_for(secret_name(event.ref), settings)
+    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
 
     def choose(credential: Credential) -> Target:
-        return _candidates(credential, plan, settings, surroundings, store).chosen()
+        return _candidates(credential, secret, settings, surroundings, store).chosen()
 
     return Rotation(event.ref, event.rotation_id, store=store, targets=choose, clock=_SystemClock())
 
@@ -135,6 +140,7 @@ class Explanation:
         place: Where it logs in.
         asked: The strategy that the plan or the secret asks for.
         strategy: What that comes to.
+        authority: The ARN of what sets the password, if the plan names it.
         refusals: Why a strategy would not work now; None for one that would.
     """
 
@@ -142,6 +148,7 @@ class Explanation:
     place: str
     asked: Strategy
     strategy: Strategy
+    authority: str | None
     refusals: Mapping[Strategy, KeyturnError | None]
 
 
@@ -158,7 +165,8 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     version = store.current(SecretRef(name))
     current = version.credential
     plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    candidates = _candidates(current, plan, settings, surroundings, store)
+    secret = _Secret(SecretRef(name), plan)
+    candidates = _candidates(current, secret, settings, surroundings, store)
     makers: Mapping[Strategy, Callable[[], Target]] = {
         Strategy.DUAL_PASSWORD: candidates.dual_password,
         Strategy.ALTERNATING_USERS: candidates.alternating_users,
@@ -173,7 +181,8 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
         best = Strategy.DUAL_PASSWORD
     strategy = best if candidates.strategy is Strategy.AUTO else candidates.strategy
     place = candidates.engine.endpoint(current)
-    return Explanation(current.principal, place, candidates.strategy, strategy, refusals)
+    authority = plan.authority if plan is not None else None
+    return Explanation(current.principal, place, candidates.strategy, strategy, authority, refusals)
 
 
 EXPLAIN_S = 30.0
@@ -231,6 +240,14 @@ def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Secret:
+    """What is rotated, and what is planned for it. A person may give a name, not an ARN."""
+
+    ref: SecretRef
+    plan: SecretPlan | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Candidates:
     """Every strategy that a secret could be rotated by, made when asked for."""
 
@@ -239,6 +256,7 @@ class _Candidates:
     fresh: Generate
     pair: Callable[[str], Pair] | None
     admin: Admin | None
+    authority: Callable[[], Authority] | None
 
     def chosen(self) -> Target:
         match self.strategy:
@@ -256,6 +274,8 @@ class _Candidates:
         return self.alternating_users() if self.pair else self.single_user()
 
     def single_user(self) -> Target:
+        if self.authority is not None:
+            return PlatformUser(self.engine, self.fresh, self.authority)
         return SingleUser(self.engine, self.fresh)
 
     def dual_password(self) -> DualPassword:
@@ -272,11 +292,12 @@ class _Candidates:
 
 def _candidates(
     credential: Credential,
-    plan: SecretPlan | None,
+    secret: _Secret,
     settings: Settings,
     surroundings: Surroundings,
-    store: SecretStore,
+    store: SecretsManager,
 ) -> _Candidates:
+    plan = secret.plan
     policy = plan.password if plan is not None else generate.PasswordPolicy()
     strategy, pair, admin = (
         _planned(plan) if plan is not None else _documented(credential, settings.strategy)
@@ -285,11 +306,20 @@ def _candidates(
     def fresh() -> Sensitive:
         return generate.password(policy)
 
-    def authority() -> Credential:
+    def admin_login() -> Credential:
         return _admin(admin or "", settings, store)
 
-    engine = _engine(credential, surroundings)
-    return _Candidates(strategy, engine, fresh, pair, authority if admin else None)
+    def authority() -> Authority:
+        return _authority(secret, surroundings, store)
+
+    return _Candidates(
+        strategy,
+        _engine(credential, surroundings),
+        fresh,
+        pair,
+        admin_login if admin else None,
+        authority if plan is not None and plan.authority else None,
+    )
 
 
 _Choice = tuple[Strategy, Callable[[str], Pair] | None, str | None]
@@ -340,9 +370,49 @@ class _TargetModule(Protocol):
 
 
 def _target_modules() -> list[_TargetModule]:
-    names = [module.name for module in pkgutil.iter_modules(targets.__path__)]
-    modules = [importlib.import_module(f"{targets.__name__}.{name}") for name in names]
-    return [module for module in modules if hasattr(module, "ENGINES")]
+    return [module for module in _modules(targets) if hasattr(module, "ENGINES")]
+
+
+def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:
+    """Build what the plan names. It must live where the secret does."""
+    arn = (secret.plan.authority if secret.plan is not None else None) or ""
+    _, _, service, region, *_ = arn.split(":")
+    ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
+    if _home(arn) != _home(ref):
+        raise Misconfigured(
+            f"{ref} and its `authority` are in different regions or accounts",
+            remedy="Name an instance or a cluster of the secret's own region and account.",
+        )
+    known: list[str] = []
+    for module in _authority_modules():
+        if service == module.SERVICE:
+            return module.authority(_authority_client(service, region), arn, surroundings)
+        known.append(module.SERVICE)
+    raise Unsupported(
+        f"there is no authority for the service {service!r}",
+        remedy=f"Name something of {', '.join(sorted(known))} as the plan's `authority`.",
+    )
+
+
+def _home(arn: str) -> tuple[str, str, str]:
+    _, partition, _, region, account, *_ = arn.split(":")
+    return partition, region, account
+
+
+class _AuthorityModule(Protocol):
+    SERVICE: str
+
+    def authority(self, client: Any, arn: str, surroundings: Surroundings) -> Authority: ...
+
+
+def _authority_modules() -> list[_AuthorityModule]:
+    return [module for module in _modules(authorities) if hasattr(module, "SERVICE")]
+
+
+def _modules(package: ModuleType) -> list[Any]:
+    """Import what is in *package*: what is there has been packed for this function."""
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
@@ -356,14 +426,25 @@ def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
 
 def _client() -> SecretsManagerClient:
     import boto3
+
+    return boto3.client("secretsmanager", config=_config(TRIES))
+
+
+def _authority_client(service: str, region: str) -> Any:
+    import boto3
+
+    make: Any = boto3.client  # whose types know services by their literal names
+    return make(service, region_name=region, config=_config(AUTHORITY_TRIES))
+
+
+def _config(tries: int) -> Config:
     from botocore.config import Config
 
-    config = Config(
+    return Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": TRIES},
+        retries={"mode": "standard", "total_max_attempts": tries},
     )
-    return boto3.client("secretsmanager", config=config)
 
 
 def _list(value: str) -> tuple[str, ...]:
