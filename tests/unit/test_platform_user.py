@@ -203,6 +203,7 @@ def test_a_lost_reply_is_not_asked_for_again(room: Room) -> None:
 
 def test_what_a_dead_worker_asked_for_is_waited_for_and_then_replaced(room: Room) -> None:
     """Asked at once, ours might be refused, or be overtaken by the one before."""
+    room.platform.delay = 9
     room.die_while_waiting(lambda: room.set(held("Canary7-dead")))
 
     room.set(held("Canary7-next"))

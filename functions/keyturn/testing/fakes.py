@@ -319,17 +319,18 @@ class MemoryPlatform:
 
     Attributes:
         is_hurried: Its time is up, always.
+        delay: How many external calls after the one that asked, whoever makes them, a change is
+            in force.
     """
 
     PLACE = "db:1"
     PRINCIPAL = "app"
-    DELAY = 2
-    """How many external calls after the one that asked, whoever makes them, a change is due."""
 
     def __init__(self, world: World, database: MemoryDatabase) -> None:
         self._world = world
         self._database = database
         self.is_hurried = False
+        self.delay = 2
 
     def check(self, place: str, credential: Credential) -> None:
         """See `Authority.check`."""
@@ -348,7 +349,7 @@ class MemoryPlatform:
         with self._world.call("authority.ask"):
             if self._is_changing():
                 raise Unreachable("another change is under way", remedy="")
-            due = len(self._world.calls) + self.DELAY
+            due = len(self._world.calls) + self.delay
             self._database.change = Change(principal, secret.reveal(), due)
         self.settle(self.PLACE, principal)
 
