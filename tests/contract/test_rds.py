@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,7 +17,14 @@ from botocore.config import Config
 
 from databases import credential, make_login, plenty_of_time, set_password, unused_name
 from keyturn.authorities import rds
-from keyturn.authorities.rds import LONGEST_PAUSE_S, MARGIN_S, UNUSABLE, Rds
+from keyturn.authorities.rds import (
+    LONGEST_PAUSE_S,
+    MARGIN_S,
+    PERMISSIONS,
+    SHORTEST,
+    UNUSABLE,
+    Rds,
+)
 from keyturn.errors import (
     Drifted,
     KeyturnError,
@@ -38,6 +48,7 @@ from keyturn.testing.contracts import (
 from keyturn.testing.faults import Proxy
 from keyturn.testing.strict_rds import Resource, StrictRds, Undocumented
 
+PAGE = (Path(__file__).parents[2] / "docs" / "rds.md").read_text(encoding="utf-8")
 INSTANCE, CLUSTER = "instance", "cluster"
 NOBODY_LISTENS = 1  # tcpmux: refused on loopback
 ONE_TRY = Config(retries={"mode": "standard", "total_max_attempts": 1})
@@ -406,6 +417,28 @@ def test_places_are_compared_without_case(new_room: NewRoom) -> None:
     room.authority().check(f"orders.EXAMPLE:{room.proxy.port}", room.following())
     with pytest.raises(Drifted, match=r"the secret is for other\.example:1, arn"):
         room.authority().check("other.example:1", room.following())
+
+
+# ---------------------------------------------------------------------------- the page
+
+
+def test_the_statement_in_the_page_grants_what_is_declared_and_no_more() -> None:
+    (text,) = re.findall(r"^```json\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+    statements = json.loads(text)["Statement"]
+
+    assert sorted(action for each in statements for action in each["Action"]) == [*PERMISSIONS]
+    for each in statements:
+        kind = "Cluster" if ":cluster:" in each["Resource"] else "Instance"
+        assert all(kind in action for action in each["Action"])
+        assert re.fullmatch(
+            r"arn:aws:rds:[a-z0-9-]+:[0-9]{12}:(db|cluster):[a-z]+", each["Resource"]
+        )
+
+
+def test_the_limits_in_the_page_are_ours() -> None:
+    assert f"{SHORTEST} to 41 characters for clusters, MySQL and MariaDB" in PAGE
+    assert f"{SHORTEST} to 128 for PostgreSQL instances" in PAGE
+    assert f"none has a blank or\n  `{' '.join(UNUSABLE.strip())}`" in PAGE
 
 
 # ---------------------------------------------------------------------------- the strict fake
