@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 from hypothesis import settings
 
+from certificates import Authority
 from keyturn.local.aws import LocalAws
+from keyturn.local.mariadb import Install, MariaDb, find_mariadb, find_mysql
 from keyturn.local.postgres import Postgres, find_system, system
+from keyturn.local.redis import Redis, find
+from mysql_accounts import Site
 
 pytest_plugins = ["canary", "pytester"]
 
@@ -29,11 +35,11 @@ def need(*, present: bool, what: str, install: str) -> None:
     pytest.skip(message)
 
 
-def _search(server: Postgres) -> None:
+def _search(text: str) -> None:
     """Let the canary read what a server wrote about us."""
     from canary import check  # pytest wants to load its plugin itself, first
 
-    check(server.log_text(), "the database server's log")
+    check(text, "the database server's log")
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +60,7 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL from the wheel: no TLS."""
     with Postgres() as server:
         yield server
-        _search(server)
+        _search(server.log_text())
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +76,65 @@ def system_postgres() -> Iterator[Postgres]:
         },
     ) as server:
         yield server
-        _search(server)
+        _search(server.log_text())
+
+
+UNPACKED_MYSQL = Path(__file__).parents[1] / ".mysql"
+"""Where `.ci/unpack-mysql` puts a MySQL: the distribution that we test on has none."""
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Site]:
+    """Debian's MariaDB, with TLS and every log there is."""
+    need(present=find_mariadb() is not None, what="MariaDB", install="apt install mariadb-server")
+    yield from _site(find_mariadb())
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[Site]:
+    """Oracle's MySQL, the same."""
+    found = find_mysql(UNPACKED_MYSQL) or find_mysql()
+    need(present=found is not None, what="MySQL", install=f".ci/unpack-mysql {UNPACKED_MYSQL.name}")
+    yield from _site(found)
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def site(request: pytest.FixtureRequest) -> Site:
+    """Each of the two."""
+    made: Site = request.getfixturevalue(request.param)
+    return made
+
+
+def _site(install: Install | None) -> Iterator[Site]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # for the server's user, unlike pytest's own
+        authority = Authority(folder, "ours")
+        issued = authority.issue("127.0.0.1")
+        settings = {
+            "ssl-cert": str(issued.certificate),
+            "ssl-key": str(issued.key),
+            "general-log": "ON",
+            "slow-query-log": "ON",
+            "long-query-time": "0",
+            "log-bin": "bin",
+            "server-id": "1",
+            "performance-schema": "ON",
+            "performance-schema-consumer-events-statements-history-long": "ON",
+        }
+        with MariaDb(install, settings=settings) as server:
+            made = Site(server, authority.file)
+            yield made
+            _search(made.logs())
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """The system's Redis, which keeps its users in an aclfile."""
+    need(present=find() is not None, what="Redis", install="apt install redis-server")
+    with Redis(settings={"slowlog-log-slower-than": "0", "loglevel": "debug"}) as server:
+        yield server
+        _search(server.log_text())
 
 
 @pytest.fixture(scope="session")

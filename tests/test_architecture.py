@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from keyturn.model import Strategy
+from keyturn.wiring import TargetModule, target_modules
+
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "functions" / "keyturn"
 
@@ -91,6 +94,13 @@ def _is_of(name: str, package: str) -> bool:
     return name.startswith(f"keyturn.{package}.")
 
 
+def _is_shared(path: Path) -> bool:
+    """Tell whether a module is no adapter, but a part of one, or of several: they import it."""
+    name = f"keyturn.{path.parent.name}.{path.stem}"
+    importing = [_imports(other) for other in path.parent.glob("*.py") if other != path]
+    return any(name in {each, each.rpartition(".")[0]} for found in importing for each in found)
+
+
 def _is_adapter(path: Path) -> bool:
     return "PERMISSIONS" in path.read_text()
 
@@ -147,7 +157,7 @@ def test_nothing_is_built_at_import_time(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in _modules() if _part(p) in ADAPTERS and p.stem not in {"__init__", "tls"}],
+    [p for p in _modules() if _part(p) in ADAPTERS and p.stem != "__init__" and not _is_shared(p)],
     ids=lambda path: path.stem,
 )
 def test_every_adapter_declares_its_permissions_and_has_a_contract_test(path: Path) -> None:
@@ -156,6 +166,24 @@ def test_every_adapter_declares_its_permissions_and_has_a_contract_test(path: Pa
     assert re.search(r"^PERMISSIONS\b", path.read_text(), re.MULTILINE)
     assert contract.exists()
     assert re.search(r"class Test\w+\(\w*Contract\)", contract.read_text())
+
+
+CONTRACT_OF = {
+    Strategy.SINGLE_USER: "OneSlotContract",
+    Strategy.DUAL_PASSWORD: "DualContract",
+    Strategy.ALTERNATING_USERS: "TwoSlotContract",
+}
+
+
+@pytest.mark.parametrize("module", target_modules(), ids=lambda module: module.TITLE)
+def test_every_strategy_that_a_target_declares_has_its_contract(module: TargetModule) -> None:
+    """What the README's table says is what its tests show."""
+    name = getattr(module, "__name__").rpartition(".")[2]  # noqa: B009  # a module is no Protocol
+    tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
+
+    for strategy, contract in CONTRACT_OF.items():
+        has_contract = re.search(rf"class Test\w+\({contract}\)", tests) is not None
+        assert has_contract is (strategy in module.STRATEGIES), strategy
 
 
 @pytest.mark.parametrize(
@@ -183,7 +211,8 @@ def test_nothing_names_where_it_was_made() -> None:
         for pattern in ("*.py", "*.md", "*.toml", "*.txt", "*.yaml", "*.json", "Makefile", "run")
         for path in ROOT.rglob(pattern)
         if not {p for p in path.relative_to(ROOT).parts if p.startswith(".venv")}
-        and not {".git", ".aws-sam", "dist", "out", "demo-out"} & set(path.relative_to(ROOT).parts)
+        and not {".git", ".aws-sam", ".mysql", "dist", "out", "demo-out"}
+        & set(path.relative_to(ROOT).parts)
         and path != Path(__file__)
     ]
 

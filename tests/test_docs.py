@@ -16,6 +16,7 @@ import pytest
 import typer
 import yaml
 from typer.core import TyperCommand, TyperGroup
+from typer.testing import CliRunner
 
 from keyturn import plan, wiring
 from keyturn.cli import app
@@ -211,3 +212,11 @@ def test_the_options_of_local_up_are_those_in_its_table() -> None:
 def _options(command: object) -> set[str]:
     assert isinstance(command, TyperGroup | TyperCommand)
     return {option for each in command.params for option in each.opts}
+
+
+def test_the_readmes_table_of_targets_is_what_the_code_says() -> None:
+    """Renew it with: keyturn targets --markdown."""
+    ran = CliRunner().invoke(app, ["targets", "--markdown"])
+
+    assert ran.exit_code == 0
+    assert f"\n\n{ran.output}\n" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ BestOffered        DualPassword where it is offered, else one of the others
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -61,10 +62,10 @@ class SingleUser:
 
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Makes no failing login when current still works."""
-        with self._own.login(pending, current, kept) as (session, authority):
-            following = self._own.checked(pending(), current)
-            if authority.rotation_id != following.rotation_id:
-                session.set_password(following.credential.principal, following.credential.secret)
+        with self._own.session(pending, current, kept) as session:
+            following = self._own.checked(pending(), current).credential
+            # Also if that is what has logged in: an earlier try may not have come to its end.
+            session.set_password(following.principal, following.secret)
 
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`."""
@@ -151,6 +152,7 @@ class DualPassword:
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Makes no failing login when current still works."""
         with self._authority(pending, current, kept) as session:
+            _dual(session).check_dual(current.credential.principal)
             following = self._own.checked(pending(), current).credential
             keep = current.credential.secret
             _dual(session).set_dual(following.principal, following.secret, keep=keep)
@@ -345,10 +347,10 @@ class _OwnAccount:
         self._engine = engine
 
     @contextmanager
-    def login(
+    def session(
         self, pending: Pending, current: Version, kept: Iterable[Version]
-    ) -> Iterator[tuple[Session, Version]]:
-        """Open a session, and say which version it was opened with.
+    ) -> Iterator[Session]:
+        """Open a session.
 
         Raises:
             LockedOut: No version known to the store logs in.
@@ -358,17 +360,9 @@ class _OwnAccount:
             tried.append(version)
             with self._engine.login(version.credential) as session:
                 if session is not None:
-                    yield session, version
+                    yield session
                     return
         raise _locked_out(current.credential.principal, tried)
-
-    @contextmanager
-    def session(
-        self, pending: Pending, current: Version, kept: Iterable[Version]
-    ) -> Iterator[Session]:
-        """Open a session; see `login`."""
-        with self.login(pending, current, kept) as (session, _):
-            yield session
 
     def checked(self, pending: Version, current: Version) -> Version:
         """Return *pending*; refuse it if it is for another account or place than *current*."""
@@ -456,7 +450,9 @@ def _dual(session: Session) -> DualSession:
 
 
 def _host(endpoint: str) -> str:
-    return endpoint.partition("/")[0]
+    """Return an endpoint without its database; the path of a socket has slashes, too."""
+    found = re.match(r".*?:\d+(?=/|$)", endpoint)
+    return found[0] if found else endpoint
 
 
 def _chain(current: Version, pending: Pending, kept: Iterable[Version]) -> Iterator[Version]:

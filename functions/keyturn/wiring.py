@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from keyturn import authorities, generate, targets
 from keyturn.boundary import RotationEvent, secret_name
@@ -167,20 +167,15 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
     secret = _Secret(SecretRef(name), plan)
     candidates = _candidates(current, secret, settings, surroundings, store)
-    makers: Mapping[Strategy, Callable[[], Target]] = {
-        Strategy.DUAL_PASSWORD: candidates.dual_password,
-        Strategy.ALTERNATING_USERS: candidates.alternating_users,
-        Strategy.SINGLE_USER: candidates.single_user,
-    }
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
-        for strategy, make in makers.items()
+        for strategy, make in candidates.makers().items()
     }
-    best = Strategy.ALTERNATING_USERS if candidates.pair else Strategy.SINGLE_USER
-    if refusals[Strategy.DUAL_PASSWORD] is None:
-        best = Strategy.DUAL_PASSWORD
-    strategy = best if candidates.strategy is Strategy.AUTO else candidates.strategy
-    place = candidates.engine.endpoint(current)
+    strategy = candidates.strategy
+    if strategy is Strategy.AUTO:
+        is_dual = refusals[Strategy.DUAL_PASSWORD] is None
+        strategy = Strategy.DUAL_PASSWORD if is_dual else candidates.next_best()
+    place = f"{current.fields.get('host')}:{current.fields.get('port', 'its usual port')}"
     authority = plan.authority if plan is not None else None
     return Explanation(current.principal, place, candidates.strategy, strategy, authority, refusals)
 
@@ -248,6 +243,23 @@ class _Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class _Whole:
+    """A target that is its own strategy."""
+
+    strategy: Strategy
+    target: Target
+
+    def chosen(self) -> Target:
+        return self.target
+
+    def makers(self) -> Mapping[Strategy, Callable[[], Target]]:
+        return {self.strategy: self.chosen}
+
+    def next_best(self) -> Strategy:
+        return self.strategy
+
+
+@dataclass(frozen=True, slots=True)
 class _Candidates:
     """Every strategy that a secret could be rotated by, made when asked for."""
 
@@ -267,11 +279,18 @@ class _Candidates:
             case Strategy.ALTERNATING_USERS:
                 return self.alternating_users()
             case Strategy.AUTO:
-                return BestOffered(self.dual_password(), self.otherwise())
+                return BestOffered(self.dual_password(), self.makers()[self.next_best()]())
 
-    def otherwise(self) -> Target:
+    def makers(self) -> Mapping[Strategy, Callable[[], Target]]:
+        return {
+            Strategy.DUAL_PASSWORD: self.dual_password,
+            Strategy.ALTERNATING_USERS: self.alternating_users,
+            Strategy.SINGLE_USER: self.single_user,
+        }
+
+    def next_best(self) -> Strategy:
         """Return what is used where two passwords are not offered."""
-        return self.alternating_users() if self.pair else self.single_user()
+        return Strategy.ALTERNATING_USERS if self.pair else Strategy.SINGLE_USER
 
     def single_user(self) -> Target:
         if self.authority is not None:
@@ -296,15 +315,20 @@ def _candidates(
     settings: Settings,
     surroundings: Surroundings,
     store: SecretsManager,
-) -> _Candidates:
+) -> _Candidates | _Whole:
     plan = secret.plan
     policy = plan.password if plan is not None else generate.PasswordPolicy()
-    strategy, pair, admin = (
-        _planned(plan) if plan is not None else _documented(credential, settings.strategy)
-    )
 
     def fresh() -> Sensitive:
         return generate.password(policy)
+
+    module = _module(credential)
+    if isinstance(module, WholeModule):
+        asked = plan.strategy if plan is not None else settings.strategy
+        return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
+    strategy, pair, admin = (
+        _planned(plan) if plan is not None else _documented(credential, settings.strategy)
+    )
 
     def admin_login() -> Credential:
         return _admin(admin or "", settings, store)
@@ -314,11 +338,21 @@ def _candidates(
 
     return _Candidates(
         strategy,
-        _engine(credential, surroundings),
+        module.engine(surroundings),
         fresh,
         pair,
         admin_login if admin else None,
         authority if plan is not None and plan.authority else None,
+    )
+
+
+def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
+    (own,) = module.STRATEGIES
+    if asked in {None, Strategy.AUTO, own}:
+        return own
+    raise Unsupported(
+        f"{module.TITLE} have the strategy {own} only",
+        remedy=f"Write `strategy: {own}`, or `strategy: {Strategy.AUTO}`.",
     )
 
 
@@ -345,7 +379,7 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
     return wanted or Strategy.ALTERNATING_USERS, pair_by_suffix, admin
 
 
-def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngine:
+def _module(credential: Credential) -> EngineModule | WholeModule:
     wanted = credential.fields.get("engine")
     if not isinstance(wanted, str):
         raise Misconfigured(
@@ -353,9 +387,9 @@ def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngin
             remedy='Add "engine" to the secret\'s value, for example "postgres".',
         )
     known: list[str] = []
-    for module in _target_modules():
+    for module in target_modules():
         if wanted in module.ENGINES:
-            return module.engine(surroundings)
+            return module
         known += module.ENGINES
     raise Unsupported(
         f"this function has no target for the engine {wanted[:40]!a}",
@@ -363,14 +397,36 @@ def _engine(credential: Credential, surroundings: Surroundings) -> PasswordEngin
     )
 
 
-class _TargetModule(Protocol):
+class TargetModule(Protocol):
+    """A module of `keyturn.targets`; its docstring says what these are."""
+
+    TITLE: str
     ENGINES: tuple[str, ...]
+    STRATEGIES: tuple[Strategy, ...]
 
-    def engine(self, surroundings: Surroundings) -> PasswordEngine: ...
+
+@runtime_checkable
+class WholeModule(TargetModule, Protocol):
+    """One whose target is its own strategy."""
+
+    def target(self, surroundings: Surroundings, generate: Generate) -> Target:
+        """Make the target."""
+        ...
 
 
-def _target_modules() -> list[_TargetModule]:
-    return [module for module in _modules(targets) if hasattr(module, "ENGINES")]
+@runtime_checkable
+class EngineModule(TargetModule, Protocol):
+    """One with an engine, for any of its strategies."""
+
+    def engine(self, surroundings: Surroundings) -> PasswordEngine:
+        """Make the engine."""
+        ...
+
+
+def target_modules() -> list[EngineModule | WholeModule]:
+    """Return what this installation, or this function's package, can rotate."""
+    modules = _modules(targets)
+    return [module for module in modules if isinstance(module, EngineModule | WholeModule)]
 
 
 def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:

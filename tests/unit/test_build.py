@@ -108,9 +108,13 @@ def test_everyone_may_read_what_is_zipped(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rotation function, packed for this machine and this Python."""
-    architecture = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
     folder = tmp_path_factory.mktemp("host") / "package"
-    return _build(folder, architecture=architecture, python=platform.python_version())
+    return _build(folder, architecture=_architecture(), python=platform.python_version())
+
+
+def _architecture() -> str:
+    """Return what this machine is, as Lambda calls it."""
+    return {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
 
 
 @pytest.fixture(scope="module")
@@ -119,22 +123,56 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build(tmp_path_factory.mktemp("deployed") / "package")
 
 
-def test_the_package_holds_the_function_and_its_driver_and_nothing_else(deployed: Path) -> None:
-    """boto3 is the runtime's; a driver for another database would be dead weight."""
-    names = {path.name for path in deployed.iterdir() if path.suffix != ".dist-info"}
+DRIVERS = {
+    "postgres": {"psycopg", "psycopg_binary", "psycopg_binary.libs"},
+    "mysql": {"pymysql"},
+    "redis": {"redis"},
+}
+"""What a function holds besides what all of them do."""
 
-    assert names == {
+
+@pytest.mark.parametrize("engine", DRIVERS)
+def test_a_package_holds_the_function_and_its_driver_and_nothing_else(
+    engine: str, tmp_path: Path
+) -> None:
+    """boto3 is the runtime's; a driver for another database would be dead weight."""
+    packed = _build(tmp_path / "package", engine=engine)
+
+    names = {path.name for path in packed.iterdir() if path.suffix != ".dist-info"}
+
+    assert names == DRIVERS[engine] | {
         "aws",
         "aws_lambda_powertools",
         "jmespath",
         "keyturn",
         "msgspec",
-        "psycopg",
-        "psycopg_binary",
-        "psycopg_binary.libs",
         "typing_extensions.py",
         "yaml",
     }
+    assert _zip_bytes(packed, tmp_path) <= ZIP_MAX_BYTES
+
+
+@pytest.mark.parametrize("engine", DRIVERS)
+def test_a_package_rotates_its_engine_and_no_other(engine: str, tmp_path: Path) -> None:
+    """Every module that the target imports is there."""
+    packed = _build(
+        tmp_path / "package",
+        engine=engine,
+        architecture=_architecture(),
+        python=platform.python_version(),
+    )
+
+    ran = _python(
+        packed,
+        _runtime(tmp_path / "runtime"),
+        "from keyturn import wiring\n"
+        "for module in wiring.target_modules(): print(*module.ENGINES, sep='\\n')\n"
+        f"import {DRIVERS[engine].copy().pop().partition('_')[0]}\n",
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert engine in ran.stdout.split()
+    assert not set(DRIVERS) - {engine} & set(ran.stdout.split())
 
 
 def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None:
@@ -146,11 +184,6 @@ def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None
     assert {path.name for path in (ours / "stores").iterdir()} == {
         "__init__.py",
         "secrets_manager.py",
-    }
-    assert {path.name for path in (ours / "targets").iterdir()} == {
-        "__init__.py",
-        "postgres.py",
-        "tls.py",
     }
     assert [path.name for path in (deployed / "aws").iterdir()] == ["rotate.py"]
 
@@ -223,7 +256,7 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         package,
         _runtime(tmp_path / "runtime"),
         "from keyturn import wiring\n"
-        "print([module.__name__ for module in wiring._target_modules()])\n",
+        "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
     assert ran.stdout.strip() == "['keyturn.targets.postgres']", ran.stderr
@@ -283,14 +316,25 @@ def _zip(folder: Path, archive: Path) -> str:
     return ran.stdout.split()[0]
 
 
+def _zip_bytes(packed: Path, folder: Path) -> int:
+    _zip(packed, folder / "package.zip")
+    return (folder / "package.zip").stat().st_size
+
+
 def _build(
-    folder: Path, *, architecture: str = "arm64", python: str = "3.13", path: str | None = None
+    folder: Path,
+    *,
+    engine: str = "postgres",
+    architecture: str = "arm64",
+    python: str = "3.13",
+    path: str | None = None,
 ) -> Path:
     """Pack as SAM does: make, in the functions' folder, with the destination in the environment."""
     environment = {name: each for name, each in os.environ.items() if not name.startswith("MAKE")}
     environment["PATH"] = path or f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment["ARTIFACTS_DIR"] = str(folder)
     environment["ARCHITECTURE"] = architecture
+    environment["ENGINE"] = engine
     environment["PYTHON_VERSION"] = ".".join(python.split(".")[:2])
     built = subprocess.run(
         ["make", "--makefile", ROOT / "functions" / "Makefile", "build-Rotate"],  # noqa: S607  # from the PATH above

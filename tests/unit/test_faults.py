@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
+from keyturn.testing import faults
 from keyturn.testing.faults import Moment, Proxy, Verdict
 
 
@@ -33,7 +36,8 @@ class Echo:
             threading.Thread(target=self._answer, args=[line], daemon=True).start()
 
     def _answer(self, line: socket.socket) -> None:
-        with line, line.makefile("rb") as lines:
+        # Whoever asked may be gone before the answer.
+        with suppress(OSError), line, line.makefile("rb") as lines:
             for request in lines:
                 self.got.append(request)
                 line.sendall(b"ok")
@@ -84,6 +88,39 @@ def test_what_is_held_lands_late_and_whole(echo: Echo) -> None:
         assert proxy.release() == 1
 
     assert echo.got == [b"head\n"]
+
+
+def test_a_whole_http_request_is_held_as_soon_as_it_is_there(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header tells how long it is: nobody has to wait whether there is more."""
+    monkeypatch.setattr(faults, "QUIET_S", 60)  # far longer than `_ask` waits
+    request = [b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", b"body\n"]
+    with Proxy(echo.port, lambda *_: Verdict.HOLD) as proxy:
+        assert _ask(proxy.port, *request) == b""
+        proxy.release()
+
+    assert _soon(lambda: b"".join(echo.got).endswith(b"body\n"))
+
+
+def _soon(is_so: Callable[[], bool]) -> bool:
+    """Wait until it is so; the server answers the first line of several."""
+    until = time.monotonic() + 5
+    while not is_so() and time.monotonic() < until:
+        time.sleep(0.01)
+    return is_so()
+
+
+def test_what_is_swallowed_is_never_answered(echo: Echo) -> None:
+    with Proxy(echo.port, lambda *_: Verdict.SWALLOW) as proxy:
+        with socket.create_connection(("127.0.0.1", proxy.port), 0.1) as line:
+            line.sendall(b"a\n")
+            with pytest.raises(TimeoutError):
+                line.recv(10)
+
+        assert proxy.release() == 0
+
+    assert echo.got == []
 
 
 def test_an_outage_cuts_and_ends(echo: Echo) -> None:

@@ -73,8 +73,8 @@ def calls(server: MemoryDatabase) -> list[str]:
     "make, pending, last",
     [
         (single, replace(APP, secret=Sensitive("next")), "database.login"),
-        (dual, replace(APP, secret=Sensitive("next")), "database.login"),
-        (dual_by_admin, replace(APP, secret=Sensitive("next")), "database.login"),
+        (dual, replace(APP, secret=Sensitive("next")), "database.check"),
+        (dual_by_admin, replace(APP, secret=Sensitive("next")), "database.check"),
         (alternating, CLONE, "database.check"),
     ],
     ids=["single", "dual", "dual by admin", "alternating"],

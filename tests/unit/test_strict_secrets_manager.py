@@ -36,6 +36,7 @@ from keyturn.testing.strict_secrets_manager import (
     StrictSecretsManager,
     Undocumented,
 )
+from keyturn.testing.wire import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -1219,3 +1220,27 @@ def test_a_refused_promotion_with_a_stale_second_look_may_be_tried_again(one: De
 
     with pytest.raises(Retryable):
         one.store.promote(one.ref, RotationId(A), seen)
+
+
+# ---------------------------------------------------------------------------- by hand
+
+
+def test_what_is_done_by_hand_is_no_call_and_meets_no_fault(one: Desk) -> None:
+    one.service.fail(1)
+    calls = len(one.service.calls)
+
+    one.service.operate(
+        "RotateSecret", SecretId=one.ref, ClientRequestToken=A, RotationLambdaARN=FUNCTION
+    )
+
+    assert one.service.labels(one.ref) == {"AWSCURRENT": V0, "AWSPENDING": A}
+    assert len(one.service.calls) == calls
+
+
+def test_what_is_done_by_hand_is_refused_by_the_same_rules(one: Desk) -> None:
+    with pytest.raises(Refusal, match="already in use"):
+        one.service.operate(
+            "PutSecretValue", SecretId=one.ref, ClientRequestToken=V0, SecretString="other"
+        )
+
+    assert [version.version_id for version in one.service.versions(one.ref)] == [V0]

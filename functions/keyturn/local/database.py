@@ -11,15 +11,18 @@ deployment, giving the generated passwords to the server's users, is done here t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, LiteralString, Protocol
 
 from keyturn.local.postgres import Postgres
+from keyturn.local.redis import Redis
 from keyturn.model import Strategy
 
 if TYPE_CHECKING:
     import psycopg
+    import redis
 
 LOGIN_TIMEOUT_S = 5
 """Seconds after which a login counts as refused. PostgreSQL wants a whole number."""
@@ -32,6 +35,7 @@ class Engine(Enum):
     """Which database."""
 
     POSTGRES = "postgres"
+    REDIS = "redis"
 
 
 class Server(Protocol):
@@ -156,4 +160,64 @@ def _execute(connection: psycopg.Connection, statement: LiteralString, *names: s
     connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
-_KINDS: Mapping[Engine, type[Database]] = {Engine.POSTGRES: PostgresDatabase}
+class RedisDatabase:
+    """A `Database`."""
+
+    NAME: ClassVar[str] = "Redis"
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = (Strategy.SINGLE_USER, Strategy.DUAL_PASSWORD)
+    NAMESPACE: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        self.server = Redis()
+
+    def admit(self, app: Login, admin: Login | None) -> None:
+        """See `Database.admit`. Without an admin, the application's user changes itself."""
+        import redis
+
+        with redis.Redis(**self.server.superuser(), decode_responses=True) as superuser:
+            own = () if admin else _REDIS_ROTATION
+            _set_user(superuser, app, *_REDIS_APPLICATION, *own)
+            if admin is not None:
+                _set_user(superuser, admin, *_REDIS_ROTATION)
+            superuser.acl_save()
+
+    def lets_in(self, login: Login) -> bool:
+        """See `Database.lets_in`."""
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        with (
+            contextlib.suppress(redis.RedisError),
+            redis.Redis(
+                host=login["host"],
+                port=int(login["port"]),
+                username=login["username"],
+                password=login["password"],
+                socket_timeout=LOGIN_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+            ) as client,
+        ):
+            return bool(client.ping())
+        return False
+
+
+_REDIS_APPLICATION = ("~*", "&*", "+@all", "-@admin", "-@dangerous")
+_REDIS_ROTATION = (
+    *("+info", "+config|get", "+client|list", "+client|kill", "+client|setname"),
+    *("+acl|whoami", "+acl|list", "+acl|setuser", "+acl|save"),
+)
+"""What docs/redis.md asks for, with an aclfile."""
+
+
+def _set_user(superuser: redis.Redis, login: Login, *rules: str) -> None:
+    # A hash, so that the password itself is in no command and no log.
+    verifier = "#" + hashlib.sha256(login["password"].encode()).hexdigest()
+    command = ("ACL", "SETUSER", login["username"], "reset", "on", verifier, *rules)
+    superuser.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+_KINDS: Mapping[Engine, type[Database]] = {
+    Engine.POSTGRES: PostgresDatabase,
+    Engine.REDIS: RedisDatabase,
+}

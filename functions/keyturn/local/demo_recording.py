@@ -260,7 +260,7 @@ def verdict(recording: Recording) -> str:
     return (
         f"{_seen_gap(recording)} One user has one password: from set to finish the database knows"
         " only the new one, and the store still serves the old one. Clients that keep trying with"
-        " fresh reads get through it; alternating-users has no such time."
+        " fresh reads get through it; with two users, or two passwords, there is no such time."
     )
 
 

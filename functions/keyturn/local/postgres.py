@@ -10,28 +10,16 @@ PostgreSQL refuses to run as root, so root starts it as `nobody`.
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
 import shutil
 import signal
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
 
-from keyturn.errors import Misconfigured, Unreachable
-from keyturn.local.watchdog import Watchdog
-
-START_TIMEOUT_S = 30.0
-"""Seconds. A start takes about 0.6; this is for a machine that does much else."""
-
-STOP_TIMEOUT_S = 10.0
-"""Seconds for a fast shutdown, before the kill."""
+from keyturn.errors import Misconfigured
+from keyturn.local.daemon import Daemon, last_line
 
 _SETTINGS = {
     # The data die with the folder.
@@ -125,13 +113,11 @@ class Postgres:
         self._origin = binaries
         self._settings = {**_SETTINGS, **(settings or {})}
         self._hba = (*hba, *_HBA)
-        self._wanted_port = port
-        self._port = 0
-        self._owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._folder: Path | None = None
-        self._binaries: Path | None = None
-        self._server: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
+        # SIGINT is a fast shutdown, in PostgreSQL's words.
+        self._daemon = Daemon(
+            "PostgreSQL", prefix="keyturn-pg-", port=port, stop_with=signal.SIGINT
+        )
+        self._binaries = Path()
 
     def __enter__(self) -> Self:
         self.start()
@@ -148,13 +134,12 @@ class Postgres:
     @property
     def folder(self) -> Path:
         """The temporary folder. Only while started."""
-        return _started(self._folder)
+        return self._daemon.folder
 
     @property
     def port(self) -> int:
         """The TCP port. Only while started."""
-        _started(self._folder)
-        return self._port
+        return self._daemon.port
 
     @property
     def socket_folder(self) -> Path:
@@ -172,7 +157,7 @@ class Postgres:
 
     def log_text(self) -> str:
         """Return the server's log so far. It may hold whatever clients sent."""
-        return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+        return self._daemon.log_text()
 
     def start(self) -> None:
         """Make a cluster and serve it.
@@ -181,42 +166,25 @@ class Postgres:
             Misconfigured: The binaries are missing, or the server refuses its settings.
             Unreachable: It does not get ready in time.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="keyturn-pg-"))
-        try:
-            self._prepare()
-            self._serve()
-        except BaseException:
-            self.stop()
-            raise
+        self._daemon.start(self._prepare, self._serve)
 
     def stop(self) -> None:
         """Stop the server and delete its folder. Repeatable."""
-        self._halt()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._daemon.stop()
 
     def restart(self) -> None:
         """Stop the server and serve the same data at the same port."""
-        self._halt()
+        self._daemon.halt()
         self._serve()
 
     def _prepare(self) -> None:
-        self._own(self.folder)
         self._binaries = self._reachable(self._origin or wheel())
-        for name in ("data", "socket"):
-            (self.folder / name).mkdir(mode=0o700)
-            self._own(self.folder / name)
+        data, _ = self._daemon.make("data"), self._daemon.make("socket")
         self._initdb()
-        data = self.folder / "data"
         (data / "pg_hba.conf").write_text("".join(f"{line}\n" for line in self._hba))
         lines = [f"{key} = {_quoted(value)}\n" for key, value in self._settings.items()]
         lines.append(f"unix_socket_directories = {_quoted(str(self.socket_folder))}\n")
         (data / "postgresql.auto.conf").write_text("".join(lines))
-
-    def _own(self, path: Path) -> None:
-        if self._owner is not None:
-            os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
 
     def _reachable(self, binaries: Path) -> Path:
         """Return binaries that the server's user may execute: these, or a copy."""
@@ -226,7 +194,7 @@ class Postgres:
                 remedy="Give the folder that holds initdb and postgres.",
             )
         with contextlib.suppress(PermissionError):
-            self._run(binaries / "postgres", "--version")
+            self._daemon.run([binaries / "postgres", "--version"])
             return binaries
         home, package = binaries.parent, binaries.parent.parent
         install = self.folder / "install"
@@ -241,85 +209,33 @@ class Postgres:
         if libraries.is_dir():
             shutil.copytree(libraries, install / libraries.name)
         for path in (install, *install.rglob("*")):
-            self._own(path)
+            self._daemon.own(path)
         return install / package.name / home.name / binaries.name
 
     def _initdb(self) -> None:
-        done = self._run(
-            _started(self._binaries) / "initdb",
-            f"--pgdata={self.folder / 'data'}",
-            "--username=postgres",
-            "--auth=trust",  # for initdb's own file, which ours replaces
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-            "--no-instructions",
+        done = self._daemon.run(
+            [
+                self._binaries / "initdb",
+                f"--pgdata={self.folder / 'data'}",
+                "--username=postgres",
+                "--auth=trust",  # for initdb's own file, which ours replaces
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                "--no-instructions",
+            ]
         )
         if done.returncode:
             raise Misconfigured(
-                f"initdb failed: {_last_line(done.stdout)}",
+                f"initdb failed: {last_line(done.stdout)}",
                 remedy="Check that the disk has room and the binaries fit this computer.",
             )
 
-    def _run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [program, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            env=self._environment(),
-            timeout=START_TIMEOUT_S,
-            user=self._owner.pw_uid if self._owner else None,
-            group=self._owner.pw_gid if self._owner else None,
-            extra_groups=[] if self._owner else None,
-        )
-
-    def _environment(self) -> dict[str, str]:
-        # Nothing of the starter's environment: PG* variables would change the server.
-        return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "HOME": str(self.folder)}
-
     def _serve(self) -> None:
-        self._port = self._port or self._wanted_port or _free_port()
-        with (self.folder / "log").open("ab") as log:
-            self._server = subprocess.Popen(
-                [
-                    _started(self._binaries) / "postgres",
-                    "-D",
-                    self.folder / "data",
-                    "-p",
-                    str(self._port),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env=self._environment(),
-                # Ctrl-C is for us; we stop the server when we are done with it.
-                start_new_session=True,
-                user=self._owner.pw_uid if self._owner else None,
-                group=self._owner.pw_gid if self._owner else None,
-                extra_groups=[] if self._owner else None,
-            )
-        self._watchdog = Watchdog(self.folder, self._server.pid)
-        self._wait(self._server)
-
-    def _wait(self, server: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._is_ready():
-            if server.poll() is not None:
-                raise Misconfigured(
-                    f"PostgreSQL did not start: {_last_line(self.log_text())}",
-                    remedy="Check its settings, and that its port is free.",
-                )
-            if time.monotonic() > deadline:
-                raise Unreachable(
-                    f"PostgreSQL was not ready after {START_TIMEOUT_S:.0f} s",
-                    remedy="Try again when the machine is less busy.",
-                )
-            time.sleep(0.01)
+        port = str(self._daemon.take_port())
+        self._daemon.serve(
+            [self._binaries / "postgres", "-D", self.folder / "data", "-p", port], self._is_ready
+        )
 
     def _is_ready(self) -> bool:
         # The eighth line of postmaster.pid is the server's state (miscadmin.h, PM_STATUS_READY).
@@ -329,39 +245,6 @@ class Postgres:
             return False
         return len(lines) >= 8 and lines[7].strip() == "ready"  # noqa: PLR2004  # the eighth line
 
-    def _halt(self) -> None:
-        # The watchdog first: it deletes the folder of a server that is gone.
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # a fast shutdown, in PostgreSQL's words
-            try:
-                self._server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-            self._server = None
-
-
-def _started(path: Path | None) -> Path:
-    if path is None:
-        raise Misconfigured("PostgreSQL is not running", remedy="Call start() first.")
-    return path
-
-
-def _free_port() -> int:
-    # Between this and the server's own bind another process could take the port; the kernel
-    # hands ports out far apart, so in practice none does.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no output"])[-1]

@@ -1,6 +1,8 @@
 """What accepts the credentials. One module per kind of target.
 
-A module here declares `ENGINES` (the names under which secrets ask for it), `PERMISSIONS` (the
-cloud permissions it needs) and `engine(surroundings)`; `wiring` finds it by these. It imports its
-driver on first use, because each function's package holds only its own.
+A module here declares `TITLE` (what it is, for people), `ENGINES` (the names under which secrets
+ask for it), `STRATEGIES` (those that its contract test shows), `PERMISSIONS` (the cloud permissions
+it needs) and `engine(surroundings)`; `wiring` finds it by these. One whose target is its own
+strategy has `target(surroundings, generate)` instead. It imports its driver on first use, because
+each function's package holds only its own.
 """

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import os
 import re
 import select
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Timer
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from keyturn.document import kind_of
 from keyturn.errors import (
     Busy,
     Denied,
@@ -35,18 +32,21 @@ from keyturn.errors import (
     Unreachable,
     Unsupported,
 )
-from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import tls
+from keyturn.model import Credential, Sensitive, Strategy, Surroundings
+from keyturn.targets import members, tls, wire
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
     from psycopg.pq.abc import PGconn
 
+TITLE = "PostgreSQL: RDS, Aurora, Cloud SQL, your own"
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.ALTERNATING_USERS)
 ENGINES = ("postgres", "postgresql", "aurora-postgresql")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
 
+PORT = 5432
 NAME_MAX_BYTES = 63
 """NAMEDATALEN - 1. The server cuts longer names silently, so that two of them may meet."""
 
@@ -60,8 +60,6 @@ ACT_WITHIN_S = 5.0
 A worker may stall, or a packet, and arrive when another rotation has come and gone. From inside
 the function that cannot be prevented; the server can.
 """
-MARGIN_S = 1.0
-"""Left of the function's time for reporting a failure."""
 TRIES = 5
 """How often a change is tried when another session changes the same role at that moment."""
 
@@ -113,24 +111,16 @@ class Postgres:
             connection.close()
 
     def _allowance(self, most_s: float, place: _Place) -> float:
-        left_s = self._surroundings.remaining_s() - MARGIN_S
-        if left_s <= 0:
-            raise Unreachable(
-                f"{place.host}: no time is left for another call",
-                remedy="Give the function a longer time-out, or look at what was slow before.",
-            )
-        return min(most_s, left_s)
+        return members.allowance(most_s, place.host, self._surroundings)
 
     def _place(self, credential: Credential) -> _Place:
         fields = credential.fields
-        host = _text(fields, "host", None, _HOST_MAX_CHARACTERS)
-        if host.startswith("@") or any(c in host for c in ", "):
-            _refuse("host", "is not one host name, address or socket directory")
-        _check_name("username", credential.principal)
+        host = members.host(fields)
+        members.check_name("username", credential.principal, NAME_MAX_BYTES)
         return _Place(
             host,
-            _port(fields.get("port")),
-            _text(fields, "dbname", "postgres", NAME_MAX_BYTES),
+            members.port(fields.get("port"), PORT),
+            members.text(fields, "dbname", "postgres", NAME_MAX_BYTES),
             tls.wants_tls(fields.get("ssl"), host, self._surroundings),
         )
 
@@ -173,7 +163,7 @@ class _Session:
         """See `TwinSession.check_twin`. Memberships tell whose login it is."""
         del is_ours
         for name in (twin, like, owner):
-            _check_name("user", name)
+            members.check_name("user", name, NAME_MAX_BYTES)
         facts = self._pair_facts(twin, like, owner)
         _refuse_foreign_pair(facts, twin, like, owner)
         if not facts.may_manage:
@@ -279,15 +269,12 @@ class _Session:
         """Make one exchange; cut the line when the server does not answer in time."""
         import psycopg
 
-        timer = Timer(self._allowance_s() + MARGIN_S / 2, _cut, [self._connection.pgconn.socket])
-        timer.daemon = True
-        timer.start()
+        limit_s = self._allowance_s() + members.MARGIN_S / 2
         try:
-            call()
+            with wire.cut_after(limit_s, self._connection.pgconn.socket):
+                call()
         except psycopg.Error as error:
             return _Failure.of(error.sqlstate, self._connection.info.host)
-        finally:
-            timer.cancel()
         return None
 
 
@@ -300,11 +287,6 @@ _NOT_TOO_LATE = (
 )
 _CONFLICTS = {"XX000", "40001", "40P01", "42710"}
 """Another session changed the same role: XX000 "tuple concurrently updated", or it was made."""
-
-
-def _cut(descriptor: int) -> None:
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
-        line.shutdown(socket.SHUT_RDWR)
 
 
 # ---------------------------------------------------------------------------- pairs
@@ -424,7 +406,7 @@ def _connect(
     """Log in; None if the server refused the credential."""
     from psycopg.conninfo import make_conninfo
 
-    addresses = _resolve(place)
+    addresses = wire.addresses(place.host, place.port)
     options = {
         "host": ",".join([place.host] * max(1, len(addresses))),
         "hostaddr": ",".join(addresses),
@@ -457,19 +439,6 @@ _PLAIN = {"sslmode": "disable"}
 @contextmanager
 def _nothing() -> Iterator[str]:
     yield ""
-
-
-def _resolve(place: _Place) -> list[str]:
-    """Look the host up here, to tell a wrong name from a server that is down."""
-    if place.host.startswith("/"):
-        return []
-    try:
-        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        problem = f"{place.host}: the host name has no address"
-    else:
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
-    raise Unreachable(problem, remedy="Check the secret's host and the function's DNS.")
 
 
 class _Stage:
@@ -614,45 +583,3 @@ def _explain_tls(
         return tls.certificate_refused(place.host, error)
     except OSError:
         return None
-
-
-# ---------------------------------------------------------------------------- checking
-
-_HOST_MAX_CHARACTERS = 255
-_PORT_MAX = 65_535
-_PORT_DEFAULT = 5432
-
-
-def _text(fields: Mapping[str, object], key: str, default: str | None, most: int) -> str:
-    value = fields.get(key, default)
-    if value is None:
-        _refuse(key, "is missing")
-    if not isinstance(value, str):
-        _refuse(key, f"is {kind_of(value)}, not a string")
-    if not value or not value.isprintable() or len(value.encode()) > most:
-        _refuse(key, f"is empty, longer than {most} bytes, or holds unprintable characters")
-    return value
-
-
-def _check_name(key: str, name: str) -> None:
-    if not name.isprintable() or name != name.strip() or len(name.encode()) > NAME_MAX_BYTES:
-        _refuse(
-            key,
-            f"is longer than {NAME_MAX_BYTES} bytes, begins or ends with a blank,"
-            " or holds unprintable characters",
-        )
-
-
-def _port(value: object) -> int:
-    if value is None:
-        return _PORT_DEFAULT
-    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= _PORT_MAX:
-        _refuse("port", f"is {kind_of(value)} that is no number from 1 to {_PORT_MAX}")
-    return number
-
-
-def _refuse(key: str, problem: str) -> NoReturn:
-    raise Misconfigured(
-        f"the secret's {key!r} {problem}", remedy=f"Correct {key!r} in the secret's value."
-    )

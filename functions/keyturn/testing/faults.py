@@ -9,6 +9,7 @@ The code under test knows nothing of it: it is given the proxy's port.
 
 from __future__ import annotations
 
+import re
 import selectors
 import socket
 import threading
@@ -19,9 +20,11 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 65_536
-QUIET_S = 0.25
-"""A client that has sent nothing for so long has sent its whole request."""
+QUIET_S = 0.1
+"""A client that has sent nothing for so long has sent its whole request, where nothing tells."""
 ANSWER_TIMEOUT_S = 5.0
+SWALLOWED_S = 60.0
+"""How long a client without an answer is put up with: longer than any time-out of ours."""
 
 
 class Moment(Enum):
@@ -38,6 +41,8 @@ class Verdict(Enum):
     CUT = "cut"
     HOLD = "hold"
     """Cut off the client; the server gets the request later, from `Proxy.release`."""
+    SWALLOW = "swallow"
+    """The server never gets the request, and the client no answer, until it hangs up."""
 
 
 Interrupt = Callable[[int, Moment], Verdict]
@@ -163,10 +168,8 @@ class Proxy:
                         moment = Moment.BEFORE if from_client else Moment.AFTER
                         awaits_answer = from_client
                         verdict = self.interrupt(number, moment)
-                        if verdict is Verdict.HOLD:
-                            return data + _rest(client)
-                        if verdict is Verdict.CUT:
-                            return b""
+                        if verdict is not Verdict.PASS:
+                            return _broken(verdict, data, client)
                     (server if from_client else client).sendall(data)
 
     def _next(self) -> int:
@@ -180,11 +183,31 @@ class Proxy:
                 line.shutdown(socket.SHUT_RDWR)
 
 
-def _rest(client: socket.socket) -> bytes:
-    """Return what more of a request comes: HTTP clients send its body apart."""
-    rest = b""
+def _broken(verdict: Verdict, request: bytes, client: socket.socket) -> bytes:
+    """Do what the verdict says before the lines are closed; return what is held."""
+    if verdict is Verdict.HOLD:
+        return _whole(request, client)
+    if verdict is Verdict.SWALLOW:
+        client.settimeout(SWALLOWED_S)
+        while client.recv(CHUNK_BYTES):
+            pass
+    return b""
+
+
+def _whole(request: bytes, client: socket.socket) -> bytes:
+    """Return what has come of a request, and the rest of it: HTTP clients send its body apart."""
     client.settimeout(QUIET_S)
     with suppress(TimeoutError):
-        while data := client.recv(CHUNK_BYTES):
-            rest += data
-    return rest
+        while not _is_whole(request) and (data := client.recv(CHUNK_BYTES)):
+            request += data
+    return request
+
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+
+
+def _is_whole(request: bytes) -> bool:
+    """Tell whether this is all of an HTTP request. Of other protocols nothing is known."""
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head + end)
+    return bool(end and length and len(body) >= int(length[1]))

@@ -1,10 +1,11 @@
 """`make proof`: the promises, shown on the real code, as one table per kind of proof.
 
-    python -m keyturn.testing.proof [--only KIND] [--jobs N] [--every N]
+    python -m keyturn.testing.proof [--only KIND] [--jobs N] [--every N] [--laboratory TEXT]
 
 The explorer drives two workers in memory, through every interleaving within its bounds.
 The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
-are processors, each with a cloud and a database of its own. Exit code 1 if anything was found.
+are processors, each with a store and a server of its own. Exit code 1 if anything was found, or a
+server is missing.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -27,21 +29,11 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keyturn.local.aws import LocalAws
-from keyturn.local.postgres import Postgres
+from keyturn.testing.bench import Bench, Laboratory
 from keyturn.testing.explorer import CONFIGURATIONS, DEVIATIONS, explore
 from keyturn.testing.explorer import table as explorer_table
 from keyturn.testing.laboratories import LABORATORIES
-from keyturn.testing.sweep import (
-    NEW_ID_ONLY,
-    Bench,
-    Fault,
-    Findings,
-    Recovery,
-    Run,
-    Scenario,
-    scenarios,
-)
+from keyturn.testing.sweep import Fault, Findings, Run, Scenario, points, scenarios
 
 KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
 
@@ -50,10 +42,20 @@ KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
 class Tally:
     """What the sweep of one laboratory came to."""
 
-    points: dict[int, int] = field(default_factory=dict)
+    laboratory: type[Laboratory]
+    points: tuple[int, ...]
+    scenarios: tuple[Scenario, ...]
     played: int = 0
     found: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, laboratory: type[Laboratory], every: int) -> Tally:
+        """Count the points, and choose every so-manieth scenario."""
+        with laboratory() as opened, Bench(opened) as bench:
+            lines = points(bench)
+        chosen = tuple(scenarios(lines))[::every]
+        return cls(laboratory, tuple(map(len, lines.values())), chosen)
 
     def add(self, scenario: Scenario, findings: Findings) -> None:
         """Count one scenario."""
@@ -64,62 +66,46 @@ class Tally:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing was found."""
-        return not any(self.found[kind] for kind in KINDS)
+        """Tell whether all was played, and nothing was found."""
+        return self.played == len(self.scenarios) and not self.examples
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One process's part: every `of`-th scenario of a laboratory, beginning with `first`."""
-
-    laboratory: int
-    first: int
-    of: int
-
-
-Played = tuple[int, Scenario, Findings]
+Share = tuple[type[Laboratory], tuple[Scenario, ...]]
+"""One process's part of a laboratory's scenarios."""
+Played = tuple[str, Scenario, Findings]
+"""The laboratory's name, what was played, and what was found."""
 
 
 def sweep(options: argparse.Namespace, console: Console) -> bool:
     """Play the scenarios of all laboratories; print the table; tell whether it is clean."""
-    points = _points()
-    tallies = [Tally(counted) for counted in points]
-    total = sum(len(range(0, _combinations(counted), options.every)) for counted in points)
+    chosen = [each for each in LABORATORIES if options.laboratory.lower() in each.NAME.lower()]
+    if problems := missing(chosen) or ([] if chosen else ["no laboratory has that name"]):
+        console.print("\n".join(problems), style="red", markup=False)
+        return False
+    tallies = {each.NAME: Tally.of(each, options.every) for each in chosen}
+    total = sum(len(tally.scenarios) for tally in tallies.values())
     with _progress(console, "crash sweep", total) as advance:
-        for laboratory, scenario, findings in _play(options.jobs, options.every, len(points)):
-            tallies[laboratory].add(scenario, findings)
+        for name, scenario, findings in _play(options.jobs, list(tallies.values())):
+            tallies[name].add(scenario, findings)
             advance()
-    _print(console, tallies)
-    return all(tally.is_clean for tally in tallies)
+    _print(console, tallies.values())
+    return all(tally.is_clean for tally in tallies.values())
 
 
-def _points() -> list[dict[int, int]]:
-    """Count the points of the first and of a later rotation, per laboratory."""
-    counted = []
-    with Postgres() as postgres, LocalAws(region="eu-west-1") as aws:
-        for laboratory in LABORATORIES:
-            with Bench(aws, laboratory(postgres)) as bench:
-                counted.append({earlier: Run(bench).clean(earlier) for earlier in (0, 1)})
-    return counted
+def missing(laboratories: Iterable[type[Laboratory]]) -> list[str]:
+    """Say what must be installed before anything can be proved."""
+    return sorted({f"needs {e.SERVER}: {e.INSTALL}" for e in laboratories if not e.is_available()})
 
 
-def _combinations(points: dict[int, int]) -> int:
-    once = len(NEW_ID_ONLY)
-    return sum(points.values()) * ((len(Fault) - once) * len(Recovery) + once)
-
-
-def _play(jobs: int, every: int, laboratories: int) -> Iterator[Played]:
+def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
     """Share the scenarios out, and yield them as they are played."""
     context = multiprocessing.get_context("spawn")
     played: Queue[Played | None] = context.Queue()
     processes = [
         context.Process(
             target=_work,
-            args=[
-                [Share(each, job * every, jobs * every) for each in range(laboratories)],
-                played,
-            ],
-            daemon=True,  # ends with us, however we end
+            args=[[(each.laboratory, each.scenarios[job::jobs]) for each in tallies], played],
+            daemon=True,  # ends with us if we end in good order
         )
         for job in range(jobs)
     ]
@@ -137,40 +123,49 @@ def _play(jobs: int, every: int, laboratories: int) -> Iterator[Played]:
 
 
 def _work(shares: list[Share], played: Queue[Played | None]) -> None:
+    threading.Thread(target=_end_with_our_parent, daemon=True).start()
     try:
-        with Postgres() as postgres, LocalAws(region="eu-west-1") as aws:
-            for share in shares:
-                _work_on(share, postgres, aws, played)
+        for laboratory, chosen in shares:
+            with laboratory() as opened, Bench(opened) as bench:
+                for scenario in chosen:
+                    played.put((laboratory.NAME, scenario, Run(bench).play(scenario)))
     finally:
         played.put(None)
 
 
-def _work_on(share: Share, postgres: Postgres, aws: LocalAws, played: Queue[Played | None]) -> None:
-    with Bench(aws, LABORATORIES[share.laboratory](postgres)) as bench:
-        for scenario in islice(scenarios(bench), share.first, None, share.of):
-            played.put((share.laboratory, scenario, Run(bench).play(scenario)))
+def _end_with_our_parent() -> None:
+    """End when whoever started us has ended, killed or not; what we started sees that we have."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
-def _print(console: Console, tallies: Iterable[Tally]) -> None:
+def _print(console: Console, tallies: Collection[Tally]) -> None:
     table = Table(title="Crash sweep: every external call broken, one more run to mend it")
     for column in ("target, strategy", "points", "scenarios", *KINDS, "healed"):
         is_first = "," in column
         justify: JustifyMethod = "left" if is_first else "right"
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_first)
-    for laboratory, tally in zip(LABORATORIES, tallies, strict=True):
-        points = " + ".join(map(str, tally.points.values()))
+    for tally in tallies:
         found = [str(tally.found[kind]) for kind in (*KINDS, "healed")]
-        table.add_row(laboratory.NAME, points, str(tally.played), *found)
+        counted = " + ".join(map(str, tally.points))
+        table.add_row(tally.laboratory.NAME, counted, str(tally.played), *found)
     console.print(table)
+    faults = Counter(each.fault for tally in tallies for each in tally.scenarios)
     console.print(
         "points: external calls of the first and of a later rotation, each with every fault"
-        f" ({', '.join(fault.value for fault in Fault)}) and up to 3 recoveries.\n"
-        "healed: current was broken by something that arrived after another rotation had come and"
-        " gone, and the next run mended it. Not counted as a failure, and not prevented."
+        " that it can have and up to 3 recoveries:\n"
+        + "; ".join(f"{fault.value} {faults[fault]}" for fault in Fault)
+        + ".\nhealed: current was broken by something that arrived after another rotation had come"
+        " and gone, and the next run mended it. Not counted as a failure, and not prevented.",
+        highlight=False,
     )
     for tally in tallies:
         for example in tally.examples[:10]:
-            console.print(f"  {example}", style="red")
+            console.print(f"  {example}", style="red", markup=False)
+        if left := len(tally.scenarios) - tally.played:
+            console.print(f"  {tally.laboratory.NAME}: {left} were not played", style="red")
 
 
 class _progress:  # noqa: N801  # used like a function
@@ -243,9 +238,10 @@ def main() -> int:
     parser.add_argument("--only", choices=PROOFS, help="one kind of proof")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--every", type=int, default=1, help="play every n-th scenario only")
+    parser.add_argument("--laboratory", default="", help="sweep those with this in their name")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     chosen = [options.only] if options.only else list(PROOFS)
     results = [PROOFS[name](options, console) for name in chosen]
     console.print("clean" if all(results) else "NOT clean", style="bold")

