@@ -40,15 +40,19 @@ def rows(
 
 
 def make_login(server: Postgres, name: str, password: str) -> None:
-    """Create a login, by verifier: the server's own log is searched for passwords."""
+    """Create a login."""
+    execute(server, "CREATE ROLE {} LOGIN", name)
+    set_password(server, name, Sensitive(password))
+
+
+def set_password(server: Postgres, name: str, secret: Sensitive) -> None:
+    """Set it as the superuser, by verifier: the server's own log is searched for passwords."""
     with psycopg.connect(**server.superuser(), autocommit=True) as connection:
         verifier = connection.pgconn.encrypt_password(
-            password.encode(), name.encode(), b"scram-sha-256"
+            secret.reveal().encode(), name.encode(), b"scram-sha-256"
         )
         connection.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
-                sql.Identifier(name), verifier.decode()
-            )
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(name), verifier.decode())
         )
 
 

@@ -122,20 +122,31 @@ _DENIED: _Verdict = (Denied, "Grant the function's role what the adapter lists i
 _NO_KEY: _Verdict = (Denied, "Enable the secret's KMS key and let the function's role use it.")
 _GONE: _Verdict = (Misconfigured, "Check that the secret exists and is not being deleted.")
 _OUR_CALL: _Verdict = (Misconfigured, "Report this: the request was malformed.")
+_BUSY: _Verdict = (Unreachable, "Wait until its status is available: it is tried again.")
+_NO_RESOURCE: _Verdict = (Misconfigured, "Correct the ARN in the plan: there is no such thing.")
+_NOT_TAKEN: _Verdict = (Misconfigured, "Compare the plan with what the service allows there.")
 
 _AWS_ERRORS: dict[str, _Verdict] = {
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,
+    "DBClusterNotFoundFault": _NO_RESOURCE,
+    "DBInstanceNotFound": _NO_RESOURCE,
     "DecryptionFailure": _NO_KEY,
     "DecryptionFailureException": _NO_KEY,
     "EncryptionFailure": _NO_KEY,
     "EncryptionFailureException": _NO_KEY,
+    "ExpiredToken": _DENIED,
     "ExpiredTokenException": _DENIED,
     "IncompleteSignature": _DENIED,
     "InternalServiceError": _UNREACHABLE,
     "InternalServiceErrorException": _UNREACHABLE,
     "InvalidClientTokenId": _DENIED,
+    "InvalidDBClusterStateFault": _BUSY,
+    "InvalidDBInstanceState": _BUSY,
+    "InvalidGlobalClusterStateFault": _BUSY,
+    "InvalidParameterCombination": _NOT_TAKEN,
     "InvalidParameterException": _OUR_CALL,
+    "InvalidParameterValue": _NOT_TAKEN,
     "InvalidRequestException": _GONE,
     "InvalidSignatureException": _DENIED,
     "LimitExceededException": (
@@ -145,6 +156,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "RequestTimeout": _UNREACHABLE,
     "ResourceNotFoundException": _GONE,
     "ServiceUnavailable": _UNREACHABLE,
+    "SignatureDoesNotMatch": _DENIED,
     "Throttling": _UNREACHABLE,
     "ThrottlingException": _UNREACHABLE,
     "TooManyRequestsException": _UNREACHABLE,

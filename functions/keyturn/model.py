@@ -54,7 +54,7 @@ class Sensitive:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text. Only stores, targets and destinations may call this."""
+        """Return the text. Only stores, targets, authorities and destinations may call this."""
         return self._text
 
     def __eq__(self, other: object) -> bool:

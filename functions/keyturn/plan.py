@@ -45,6 +45,7 @@ class SecretPlan:
         owner: The role whose privileges both logins act with; None is the first of them.
         admin: The name or ARN of the secret with the admin's login, if there is one.
         password: Which passwords may be made. Checked.
+        authority: The ARN of what sets the password in place of a login, if something does.
     """
 
     strategy: Strategy
@@ -52,6 +53,7 @@ class SecretPlan:
     owner: str | None
     admin: str | None
     password: PasswordPolicy
+    authority: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,24 @@ class _SecretShape(_Shape, frozen=True, kw_only=True, tag_field="strategy"):
     ] = msgspec.field(default_factory=PasswordShape)
 
 
+_ARN = r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]+:[0-9]{12}:[a-z-]+:[A-Za-z0-9._-]+"
+"""Of a thing with a region and an account. Which kinds there are, each authority knows."""
+
+
 class SingleUserShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.SINGLE_USER.value):
-    """One login changes its own password."""
+    """One login changes its own password, or an authority does it: RDS, for its master user."""
+
+    authority: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                description="The ARN of the instance or cluster whose master user this is. Its"
+                " service sets the password, whether or not the present one works.",
+                extra_json_schema={"pattern": f"^{_ARN}$"},
+            ),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 _Users = Annotated[
@@ -168,6 +186,7 @@ _SHAPES: Mapping[str, type[_AnySecret]] = {
     Strategy.ALTERNATING_USERS: AlternatingUsersShape,
     Strategy.AUTO: AutoShape,
 }
+_COMPLETEST_FIRST = (AlternatingUsersShape, *_SHAPES.values())
 
 
 class PlanShape(_Shape, frozen=True, kw_only=True):
@@ -262,6 +281,8 @@ _FIXES: Mapping[str, str] = {
     "users": "List exactly two different login names, such as `users: [orders_a, orders_b]`.",
     "owner": "Name the role that both users act as, such as `owner: orders`.",
     "admin": "Name another secret, the one with the admin's login, such as `admin: orders-admin`.",
+    "authority": "Write the ARN of the instance or cluster that has the login, such as"
+    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`.",
     "password": "Write a mapping, such as `password: {length: 40}`.",
     "length": "Write a whole number without quotes, such as `length: 40`.",
     "charset": f"Write one of {', '.join(Charset)}.",
@@ -287,6 +308,7 @@ def _secret(name: str, tree: object, place: _Place) -> SecretPlan:
         _given(shaped, "owner"),
         _given(shaped, "admin"),
         policy,
+        _given(shaped, "authority"),
     )
     _require_logins(planned, name, place)
     return planned
@@ -300,7 +322,8 @@ def _given(shaped: _AnySecret, key: str) -> Any:
 
 def _shape(entry: Mapping[str, object], place: _Place) -> type[_AnySecret]:
     """Choose by strategy; keys that no strategy has come first, as one may be a typo of it."""
-    _refuse_unknown(entry, _keys(AlternatingUsersShape), place)
+    known = dict.fromkeys(key for shape in _COMPLETEST_FIRST for key in _keys(shape))
+    _refuse_unknown(entry, tuple(known), place)
     if "strategy" not in entry:
         raise _refusal(place, "has no `strategy`", _FIXES["strategy"])
     strategy = entry["strategy"]
@@ -332,6 +355,8 @@ def _require_logins(plan: SecretPlan, name: str, place: _Place) -> None:
         raise _refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
     if plan.users and plan.admin is None:
         raise _refusal(place, "has no `admin`, who sets the users", _FIXES["admin"])
+    if plan.authority is not None and not re.fullmatch(_ARN, plan.authority):
+        raise _refusal(place.at("authority"), "is no such ARN", _FIXES["authority"])
     if plan.owner and plan.users is None:
         raise _refusal(place, "has an `owner` and no `users`", _FIXES["users"])
 

@@ -251,6 +251,50 @@ class PasswordEngine(Protocol):
         ...
 
 
+class Authority(Protocol):
+    """A platform that sets one password when it is asked to, in its own time.
+
+    What permits it is not that password, so that no state of it locks anybody out. A change is
+    *under way* from the moment that it was asked for until it is in force.
+    """
+
+    def check(self, place: str, credential: Credential) -> None:
+        """Refuse what `set_password` could not do. Writes nothing.
+
+        Args:
+            place: Where *credential* logs in: its host and port.
+            credential: Whose principal is to have its secret.
+
+        Raises:
+            Drifted: To the platform, the place or the principal is another one.
+            Unsupported: It does not set that password, or keeps it to itself.
+            Misconfigured: It has nothing of that name, or takes no such secret.
+            Denied: It does not let us ask.
+        """
+        ...
+
+    def settle(self, place: str, principal: str) -> None:
+        """Return when no change is under way, whoever asked for the last one.
+
+        Raises:
+            NotYetAccepted: The time is up. The same call later goes on waiting.
+            Drifted: See `check`.
+        """
+        ...
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        """Ask that *principal* have *secret* and nothing else; return when it is in force.
+
+        Asks at once, without a look: what was looked at before still holds. Repeatable.
+
+        Raises:
+            NotYetAccepted: It was asked for, and the time is up; `settle` goes on waiting. Or no
+                time was left to ask.
+            Unreachable: No answer, or the platform is busy with something else.
+        """
+        ...
+
+
 class Clock(Protocol):
     """Time, injected."""
 

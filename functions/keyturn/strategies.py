@@ -2,6 +2,7 @@
 
 SingleUser         one account changes its own password; one slot, so there is a short time
                    in which readers of current are refused
+PlatformUser       the same, but the platform that runs the target changes it
 DualPassword       one account, two passwords: current is always accepted. The engine must
                    know how, and somebody must be allowed to
 AlternatingUsers   two accounts take turns, an admin sets them; current is always accepted
@@ -27,6 +28,7 @@ from keyturn.errors import (
 )
 from keyturn.model import Credential, Sensitive, Version
 from keyturn.ports import (
+    Authority,
     DualSession,
     Generate,
     PasswordEngine,
@@ -64,6 +66,54 @@ class SingleUser:
             following = self._own.checked(pending(), current).credential
             # Also if that is what has logged in: an earlier try may not have come to its end.
             session.set_password(following.principal, following.secret)
+
+    def accepts(self, credential: Credential) -> bool:
+        """See `Target.accepts`."""
+        with self._engine.login(credential) as session:
+            return session is not None
+
+
+class PlatformUser:
+    """One account, whose password the platform sets: the master user of a managed database.
+
+    Between set and finish, readers of current are refused, as with `SingleUser`. But no password
+    authorises the change, so that none that is lost prevents it: nobody is ever locked out.
+
+    Args:
+        authority: Makes the authority; called only where it is needed.
+    """
+
+    def __init__(
+        self, engine: PasswordEngine, generate: Generate, authority: Callable[[], Authority]
+    ) -> None:
+        self._engine = engine
+        self._generate = generate
+        self._authority = authority
+        self._own = _OwnAccount(engine)
+
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        """See `Target.create`. Asks the platform, so that a refusal comes before any write."""
+        del kept  # The account is the secret's own.
+        place = _host(self._engine.endpoint(current))
+        following = replace(current, secret=self._generate())
+        self._authority().check(place, following)
+        return following
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        """See `Target.set`. Makes no failing login when current still works."""
+        del kept  # No login authorises the change.
+        authority, now = self._authority(), current.credential
+        # A dead worker may have asked for a change. Not before it is over do logins tell anything.
+        authority.settle(_host(self._engine.endpoint(now)), now.principal)
+        if not self._is_set(pending, current):
+            following = self._own.checked(pending(), current).credential
+            authority.set_password(following.principal, following.secret)
+
+    def _is_set(self, pending: Pending, current: Version) -> bool:
+        # While current logs in, pending cannot have been set.
+        if self.accepts(current.credential):
+            return False
+        return self.accepts(self._own.checked(pending(), current).credential)
 
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`."""

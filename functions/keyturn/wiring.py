@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from keyturn import generate, targets
+from keyturn import authorities, generate, targets
 from keyturn.boundary import RotationEvent, secret_name
 from keyturn.document import kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
 from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
-from keyturn.ports import Generate, PasswordEngine, SecretStore, Target
+from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
 from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager
 from keyturn.strategies import (
@@ -29,17 +30,21 @@ from keyturn.strategies import (
     BestOffered,
     DualPassword,
     Pair,
+    PlatformUser,
     SingleUser,
     pair_by_suffix,
 )
 
 if TYPE_CHECKING:
+    from botocore.config import Config
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
     from keyturn.plan import SecretPlan
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
-"""Per call to a cloud API. A step makes at most four, so it ends within the function's time."""
+"""Per call to a store. A step makes at most four, so it ends within the function's time."""
+AUTHORITY_TRIES = 2
+"""The same for an authority, which makes many calls and leaves time for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,10 @@ def rotation(
     store = SecretsManager(_client(), rotation_token=event.rotation_token)
     _authorise(event.ref, settings, store, function_arn)
     surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
-    plan = _plan_for(secret_name(event.ref), settings)
+    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
 
     def choose(credential: Credential) -> Target:
-        return _candidates(credential, plan, settings, surroundings, store).chosen()
+        return _candidates(credential, secret, settings, surroundings, store).chosen()
 
     return Rotation(event.ref, event.rotation_id, store=store, targets=choose, clock=_SystemClock())
 
@@ -135,6 +140,7 @@ class Explanation:
         place: Where it logs in.
         asked: The strategy that the plan or the secret asks for.
         strategy: What that comes to.
+        authority: The ARN of what sets the password, if the plan names it.
         refusals: Why a strategy would not work now; None for one that would.
     """
 
@@ -142,6 +148,7 @@ class Explanation:
     place: str
     asked: Strategy
     strategy: Strategy
+    authority: str | None
     refusals: Mapping[Strategy, KeyturnError | None]
 
 
@@ -158,7 +165,8 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     version = store.current(SecretRef(name))
     current = version.credential
     plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    candidates = _candidates(current, plan, settings, surroundings, store)
+    secret = _Secret(SecretRef(name), plan)
+    candidates = _candidates(current, secret, settings, surroundings, store)
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
         for strategy, make in candidates.makers().items()
@@ -168,7 +176,8 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
         is_dual = refusals[Strategy.DUAL_PASSWORD] is None
         strategy = Strategy.DUAL_PASSWORD if is_dual else candidates.next_best()
     place = f"{current.fields.get('host')}:{current.fields.get('port', 'its usual port')}"
-    return Explanation(current.principal, place, candidates.strategy, strategy, refusals)
+    authority = plan.authority if plan is not None else None
+    return Explanation(current.principal, place, candidates.strategy, strategy, authority, refusals)
 
 
 EXPLAIN_S = 30.0
@@ -226,6 +235,14 @@ def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Secret:
+    """What is rotated, and what is planned for it. A person may give a name, not an ARN."""
+
+    ref: SecretRef
+    plan: SecretPlan | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Whole:
     """A target that is its own strategy."""
 
@@ -251,6 +268,7 @@ class _Candidates:
     fresh: Generate
     pair: Callable[[str], Pair] | None
     admin: Admin | None
+    authority: Callable[[], Authority] | None
 
     def chosen(self) -> Target:
         match self.strategy:
@@ -275,6 +293,8 @@ class _Candidates:
         return Strategy.ALTERNATING_USERS if self.pair else Strategy.SINGLE_USER
 
     def single_user(self) -> Target:
+        if self.authority is not None:
+            return PlatformUser(self.engine, self.fresh, self.authority)
         return SingleUser(self.engine, self.fresh)
 
     def dual_password(self) -> DualPassword:
@@ -291,11 +311,12 @@ class _Candidates:
 
 def _candidates(
     credential: Credential,
-    plan: SecretPlan | None,
+    secret: _Secret,
     settings: Settings,
     surroundings: Surroundings,
-    store: SecretStore,
+    store: SecretsManager,
 ) -> _Candidates | _Whole:
+    plan = secret.plan
     policy = plan.password if plan is not None else generate.PasswordPolicy()
 
     def fresh() -> Sensitive:
@@ -309,11 +330,20 @@ def _candidates(
         _planned(plan) if plan is not None else _documented(credential, settings.strategy)
     )
 
-    def authority() -> Credential:
+    def admin_login() -> Credential:
         return _admin(admin or "", settings, store)
 
-    engine = module.engine(surroundings)
-    return _Candidates(strategy, engine, fresh, pair, authority if admin else None)
+    def authority() -> Authority:
+        return _authority(secret, surroundings, store)
+
+    return _Candidates(
+        strategy,
+        module.engine(surroundings),
+        fresh,
+        pair,
+        admin_login if admin else None,
+        authority if plan is not None and plan.authority else None,
+    )
 
 
 def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
@@ -395,9 +425,50 @@ class EngineModule(TargetModule, Protocol):
 
 def target_modules() -> list[EngineModule | WholeModule]:
     """Return what this installation, or this function's package, can rotate."""
-    names = [module.name for module in pkgutil.iter_modules(targets.__path__)]
-    modules = [importlib.import_module(f"{targets.__name__}.{name}") for name in names]
+    modules = _modules(targets)
     return [module for module in modules if isinstance(module, EngineModule | WholeModule)]
+
+
+def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:
+    """Build what the plan names. It must live where the secret does."""
+    arn = (secret.plan.authority if secret.plan is not None else None) or ""
+    _, _, service, region, *_ = arn.split(":")
+    ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
+    if _home(arn) != _home(ref):
+        raise Misconfigured(
+            f"{ref} and its `authority` are in different regions or accounts",
+            remedy="Name an instance or a cluster of the secret's own region and account.",
+        )
+    known: list[str] = []
+    for module in _authority_modules():
+        if service == module.SERVICE:
+            return module.authority(_authority_client(service, region), arn, surroundings)
+        known.append(module.SERVICE)
+    raise Unsupported(
+        f"there is no authority for the service {service!r}",
+        remedy=f"Name something of {', '.join(sorted(known))} as the plan's `authority`.",
+    )
+
+
+def _home(arn: str) -> tuple[str, str, str]:
+    _, partition, _, region, account, *_ = arn.split(":")
+    return partition, region, account
+
+
+class _AuthorityModule(Protocol):
+    SERVICE: str
+
+    def authority(self, client: Any, arn: str, surroundings: Surroundings) -> Authority: ...
+
+
+def _authority_modules() -> list[_AuthorityModule]:
+    return [module for module in _modules(authorities) if hasattr(module, "SERVICE")]
+
+
+def _modules(package: ModuleType) -> list[Any]:
+    """Import what is in *package*: what is there has been packed for this function."""
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
@@ -411,14 +482,25 @@ def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
 
 def _client() -> SecretsManagerClient:
     import boto3
+
+    return boto3.client("secretsmanager", config=_config(TRIES))
+
+
+def _authority_client(service: str, region: str) -> Any:
+    import boto3
+
+    make: Any = boto3.client  # whose types know services by their literal names
+    return make(service, region_name=region, config=_config(AUTHORITY_TRIES))
+
+
+def _config(tries: int) -> Config:
     from botocore.config import Config
 
-    config = Config(
+    return Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": TRIES},
+        retries={"mode": "standard", "total_max_attempts": tries},
     )
-    return boto3.client("secretsmanager", config=config)
 
 
 def _list(value: str) -> tuple[str, ...]:

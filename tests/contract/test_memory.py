@@ -12,15 +12,24 @@ import pytest
 from keyturn.errors import Unreachable
 from keyturn.model import Credential, Sensitive
 from keyturn.ports import Generate, Target
-from keyturn.strategies import AlternatingUsers, DualPassword, SingleUser, pair_by_suffix
+from keyturn.strategies import (
+    AlternatingUsers,
+    DualPassword,
+    PlatformUser,
+    SingleUser,
+    pair_by_suffix,
+)
 from keyturn.testing.contracts import (
     CANARY,
+    AuthorityContract,
     DualContract,
+    Office,
     OneSlotContract,
+    PlatformContract,
     Subject,
     TwoSlotContract,
 )
-from keyturn.testing.fakes import Account, MemoryDatabase, World
+from keyturn.testing.fakes import Account, MemoryDatabase, MemoryPlatform, World
 
 ADMIN = Credential("admin", Sensitive(f"{CANARY}admin"))
 
@@ -54,6 +63,35 @@ class TestSingleUser(OneSlotContract):
     @pytest.fixture
     def subject(self) -> Subject:
         return subject_of(SingleUser)
+
+
+class TestPlatformUser(PlatformContract):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return subject_of(
+            lambda database, fresh: PlatformUser(database, fresh, database.platform),
+        )
+
+
+class TestMemoryPlatform(AuthorityContract):
+    """An authority that takes its time, in memory."""
+
+    @pytest.fixture
+    def office(self) -> Office:
+        current = Credential("app", Sensitive(f"{CANARY}first"))
+        database = Database(World(), {"app": Account(f"{CANARY}first")})
+        hurried = database.platform()
+        hurried.is_hurried = True
+        return Office(
+            database.platform(),
+            hurried,
+            MemoryPlatform.PLACE,
+            current,
+            Sensitive(f"{CANARY}with a blank"),
+            database.would_accept,
+            lambda: database._world.calls.count("authority.ask"),  # noqa: SLF001  # the fake's count
+            database.outage,
+        )
 
 
 class TestDualPassword(DualContract):

@@ -17,12 +17,13 @@ from keyturn.errors import Unreachable
 from keyturn.model import Credential, Sensitive, Version
 from keyturn.ports import Generate, Pending, Target
 from keyturn.rotation import Rotation
-from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
+from keyturn.strategies import AlternatingUsers, PlatformUser, SingleUser, pair_by_suffix
 from keyturn.testing.explorer import CONFIGURATIONS, Counts, Kind, explore, replay
 from keyturn.testing.fakes import MemoryDatabase, World
 from keyturn.testing.scene import ADMIN, STRATEGIES, Configuration, Strategy
 
 SINGLE, ALTERNATING = STRATEGIES["single"], STRATEGIES["alternating"]
+BY_PLATFORM = STRATEGIES["by platform"]
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
@@ -110,6 +111,15 @@ class Unfenced(AlternatingUsers):
         super().set(lambda: read, current, kept)
 
 
+class AsksFirst(PlatformUser):
+    """Asks before anything is staged."""
+
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        following = super().create(current, kept)
+        self._authority().set_password(following.principal, following.secret)
+        return following
+
+
 class StaleTurn(AlternatingUsers):
     """Trusts the turn that pending was made for, not the user that is current now."""
 
@@ -163,11 +173,14 @@ def _planted(name: str, like: Strategy) -> Strategy:
         "Meddler": Meddler,
         "SetsFirst": SetsFirst,
         "Shallow": Shallow,
+        "AsksFirst": AsksFirst,
     }
 
     def target(database: MemoryDatabase, generate: Generate) -> Target:
         if like.has_admin:
             return make[name](database, generate, pair_by_suffix, lambda: ADMIN)
+        if like is BY_PLATFORM:
+            return make[name](database, generate, database.platform)
         return make[name](database, generate)
 
     return replace(like, name=name, target=target)
@@ -175,6 +188,10 @@ def _planted(name: str, like: Strategy) -> Strategy:
 
 PLANTED = {
     "unfenced": (Configuration(_planted("Unfenced", ALTERNATING), "labelled", ids=2), "current"),
+    "ask first": (
+        Configuration(_planted("AsksFirst", BY_PLATFORM), "labelled", ids=1),
+        "recoverable",
+    ),
     "stale turn": (Configuration(_planted("StaleTurn", ALTERNATING), "labelled", ids=2), "current"),
     "meddler": (Configuration(_planted("Meddler", ALTERNATING), "labelled", ids=1), "foreign"),
     "set first": (Configuration(_planted("SetsFirst", SINGLE), "labelled", ids=1), "recoverable"),

@@ -37,6 +37,13 @@ CANARY = "Canary7"
         ("InvalidRequestException", 400, Misconfigured),
         ("ExpiredTokenException", 400, Denied),
         ("LimitExceededException", 400, Unreachable),
+        ("DBInstanceNotFound", 404, Misconfigured),
+        ("DBClusterNotFoundFault", 404, Misconfigured),
+        ("InvalidDBInstanceState", 400, Unreachable),
+        ("InvalidDBClusterStateFault", 400, Unreachable),
+        ("InvalidParameterCombination", 400, Misconfigured),
+        ("InvalidParameterValue", 400, Misconfigured),
+        ("ExpiredToken", 403, Denied),
     ],
 )
 def test_an_aws_error_becomes_ours_by_its_code(

@@ -180,7 +180,7 @@ def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None
 
     packages = {path.name for path in ours.iterdir() if path.is_dir()}
 
-    assert packages == {"stores", "targets"}
+    assert packages == {"authorities", "stores", "targets"}
     assert {path.name for path in (ours / "stores").iterdir()} == {
         "__init__.py",
         "secrets_manager.py",

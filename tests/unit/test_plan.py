@@ -47,6 +47,9 @@ secrets:
 """
 
 
+CLUSTER = "arn:aws:rds:eu-west-1:111122223333:cluster:reports"
+
+
 def read(text: str) -> plan.Plan:
     return plan.parse(text, source="keyturn.yaml")
 
@@ -116,6 +119,11 @@ class TestAPlan:
         text = SINGLE + "    password: {require: []}\n"
 
         assert read(text).secrets["prod/reports/db"].password.require == ()
+
+    def test_may_name_an_authority_for_a_single_user(self) -> None:
+        secret = read(SINGLE + f"    authority: {CLUSTER}\n").secrets["prod/reports/db"]
+
+        assert secret.authority == CLUSTER
 
     def test_finds_a_secret_by_its_name(self) -> None:
         found = read(PAIR).for_secret("prod/orders/db")
@@ -213,6 +221,10 @@ ASK_USERS = "List exactly two different login names, such as `users: [orders_a, 
 ASK_OWNER = "Name the role that both users act as, such as `owner: orders`."
 ASK_ADMIN = "Name another secret, the one with the admin's login, such as `admin: orders-admin`."
 ASK_STRATEGY = "Write `strategy:` with one of single-user, dual-password, alternating-users, auto."
+ASK_AUTHORITY = (
+    "Write the ARN of the instance or cluster that has the login, such as"
+    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`."
+)
 ASK_CHARSET = "Write one of default, uri, shell, pgpass, jdbc."
 ASK_REQUIRE = "List any of lower, upper, digit, symbol, such as `require: [lower, digit]`."
 ASK_SECRETS = "Write `secrets:` and under it the name of each secret with its settings."
@@ -223,7 +235,7 @@ ASK_MEND = "Mend it there; indent with spaces, never tabs, and quote text with u
 ASK_HALF = "Write the character itself, or its one escape that begins with a capital U."
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
-PAIR_KEYS = "strategy, password, users, owner, admin"
+PAIR_KEYS = "strategy, password, users, owner, admin, authority"
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
 NO_SYMBOL = "`require` names symbol, of which `charset` and `exclude` leave no character"
@@ -535,6 +547,34 @@ BAD_PAIRS = [
         f"{AT}: has an `owner` and no `users`",
         ASK_USERS,
     ),
+    *(
+        (
+            f"an authority that is {wrong}",
+            SINGLE + f"    authority: {value}\n",
+            f"{SINGLE_AT}.authority: {fact}",
+            ASK_AUTHORITY,
+        )
+        for wrong, value, fact in [
+            ("a name", "hunter2", "is no such ARN"),
+            ("empty", '""', "is no such ARN"),
+            ("nothing", "", "is empty, not text"),
+            ("a list", f"[{CLUSTER}]", "is a list, not text"),
+            ("of no account", "arn:aws:s3:::hunter2", "is no such ARN"),
+            ("followed by more", f'"{CLUSTER}\\n"', "is no such ARN"),
+        ]
+    ),
+    (
+        "an authority beside a pair",
+        PAIR + f"    authority: {CLUSTER}\n",
+        f"{AT}.authority: is no key of alternating-users",
+        "Remove `authority`, or choose one of single-user.",
+    ),
+    (
+        "a typo in an authority",
+        SINGLE + f"    autority: {CLUSTER}\n",
+        f"{SINGLE_AT}.autority: is not a key",
+        "Write `authority`.",
+    ),
 ]
 
 BAD_PASSWORDS = [
@@ -709,6 +749,7 @@ class TestARefusal:
                 "users": st.lists(st.text(max_size=3) | st.none(), max_size=3),
                 "owner": st.text(max_size=3) | st.integers(),
                 "admin": st.text(max_size=3),
+                "authority": st.text(max_size=3) | st.just(CLUSTER),
                 "password": st.fixed_dictionaries(
                     {},
                     optional={
@@ -781,7 +822,10 @@ class TestTheGuide:
 
     def test_describes_every_key(self) -> None:
         described = set(re.findall(r"^\| `([a-z]+)` \|", GUIDE, flags=re.MULTILINE))
-        shapes = (plan.PlanShape, plan.AlternatingUsersShape, plan.PasswordShape)
+        shapes = (
+            *(plan.PlanShape, plan.AlternatingUsersShape),
+            *(plan.SingleUserShape, plan.PasswordShape),
+        )
         keys = set(chain.from_iterable(shape.__struct_fields__ for shape in shapes))
 
         assert keys | {"strategy"} <= described
@@ -838,7 +882,7 @@ class TestTheSchema:
         pair, single = definitions()["AlternatingUsersShape"], definitions()["SingleUserShape"]
 
         assert set(pair["required"]) == {"strategy", "users", "admin"}
-        assert set(single["properties"]) == {"strategy", "password"}
+        assert set(single["properties"]) == {"strategy", "password", "authority"}
 
     def test_has_the_password_defaults_of_the_policy(self) -> None:
         properties = definitions()["PasswordShape"]["properties"]

@@ -28,7 +28,6 @@ from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager
 from keyturn.strategies import SingleUser
 from keyturn.testing.fakes import Account, FakeClock, MemoryDatabase, World
-from keyturn.testing.json_wire import Refusal
 from keyturn.testing.strict_secrets_manager import (
     MAX_VERSIONS,
     STEPS,
@@ -37,6 +36,7 @@ from keyturn.testing.strict_secrets_manager import (
     StrictSecretsManager,
     Undocumented,
 )
+from keyturn.testing.wire import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient

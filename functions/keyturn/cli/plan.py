@@ -58,6 +58,7 @@ def explain(
         table.add_row(strategy.value, chosen, why)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
-    console.print(f"asked for: {found.asked.value}")
+    by = f", by {found.authority}" if found.authority else ""
+    console.print(f"asked for: {found.asked.value}{by}", soft_wrap=True)
     if found.refusals[found.strategy] is not None:
         raise typer.Exit(1)

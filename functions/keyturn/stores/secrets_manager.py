@@ -79,6 +79,10 @@ class SecretsManager:
         """Return the ARN of the function that Secrets Manager calls for *ref*; "" if none."""
         return self._describe(ref).get("RotationLambdaARN", "")
 
+    def full_name(self, ref: SecretRef) -> SecretRef:
+        """Return the ARN of *ref*, which may be a name."""
+        return SecretRef(self._describe(ref)["ARN"])
+
     def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
         """See `SecretStore.snapshot`."""
         snapshot = self._slots(ref)

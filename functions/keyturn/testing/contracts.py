@@ -19,6 +19,7 @@ import pytest
 from keyturn.boundary import quiet_sdk_loggers
 from keyturn.errors import (
     Busy,
+    Drifted,
     KeyturnError,
     LockedOut,
     Misconfigured,
@@ -27,7 +28,7 @@ from keyturn.errors import (
     Unreachable,
 )
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import Pending, Retiring, SecretStore, Target
+from keyturn.ports import Authority, Pending, Retiring, SecretStore, Target
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
@@ -71,9 +72,12 @@ class TargetContract:
 
     Attributes:
         SLOTS: How many credentials the target accepts at once: 1, or 2 and more.
+        UNUSABLE: Printable characters that no secret can have. Whoever lists any proves by another
+            test that they are refused before anything is stored.
     """
 
     SLOTS: ClassVar[int]
+    UNUSABLE: ClassVar[str] = ""
 
     def test_accepts_the_current_credential(self, subject: Subject) -> None:
         """What the store serves works."""
@@ -131,7 +135,8 @@ class TargetContract:
     def test_every_printable_ascii_character_survives(self, subject: Subject) -> None:
         """Quoting is right for every character a policy may draw."""
         printable = string.ascii_letters + string.digits + string.punctuation
-        pending = self._pending(subject, Sensitive(CANARY + printable))
+        usable = "".join(each for each in printable if each not in self.UNUSABLE)
+        pending = self._pending(subject, Sensitive(CANARY + usable))
 
         subject.target.set(_held(pending), version(subject.current, "v0"), [])
 
@@ -186,6 +191,21 @@ class OneSlotContract(TargetContract):
             subject.target.set(_held(pending), version(lost, "v1"), [])
 
         assert subject.target.accepts(subject.current)
+
+
+class PlatformContract(TargetContract):
+    """What holds besides when a platform sets the one credential that is accepted at a time."""
+
+    SLOTS = 1
+
+    def test_nobody_is_locked_out(self, subject: Subject) -> None:
+        """When no version known logs in, the platform sets what is pending all the same."""
+        lost = replace(subject.current, secret=Sensitive(f"{CANARY}lost"))
+        pending = self._pending(subject)
+
+        subject.target.set(_held(pending), version(lost, "v1"), [])
+
+        assert subject.target.accepts(pending.credential)
 
 
 class TwoSlotContract(TargetContract):
@@ -264,6 +284,148 @@ def _everything_said(error: BaseException | None) -> list[str]:
         said += [str(error), repr(error), repr(vars(error))]
         error = error.__cause__ or error.__context__
     return said
+
+
+# ---------------------------------------------------------------------------- authorities
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """An authority under contract, and what it has authority over.
+
+    Attributes:
+        authority: The authority itself, with all the time that it needs.
+        hurried: The same, with no more time than it takes to ask.
+        place: Where *current* logs in: host and port.
+        current: A credential that is accepted now.
+        unusable: A secret that the platform does not take.
+        accepts: Whether the target accepts a credential, by a login of its own.
+        asked: How often the platform was asked for a change.
+        outage: While it is entered, the platform gives no answer.
+    """
+
+    authority: Authority
+    hurried: Authority
+    place: str
+    current: Credential
+    unusable: Sensitive
+    accepts: Callable[[Credential], bool]
+    asked: Callable[[], int]
+    outage: Callable[[], AbstractContextManager[None]]
+
+
+class AuthorityContract:
+    """A subclass provides the fixture *office*."""
+
+    def test_a_check_writes_nothing(self, office: Office) -> None:
+        """What can be done passes, and is not done."""
+        office.authority.check(office.place, self._following(office, "made"))
+        office.authority.settle(office.place, office.current.principal)
+
+        assert office.asked() == 0
+        assert office.accepts(office.current)
+
+    @pytest.mark.parametrize("what", ["place", "principal"])
+    def test_another_place_or_principal_is_refused(self, office: Office, what: str) -> None:
+        """The secret and the platform must mean the same account."""
+        following = self._following(office, "made")
+        place = "elsewhere.example:1" if what == "place" else office.place
+        if what == "principal":
+            following = replace(following, principal="somebody")
+
+        with pytest.raises(Drifted):
+            office.authority.check(place, following)
+        with pytest.raises(Drifted):
+            office.authority.settle(place, following.principal)
+
+        assert office.asked() == 0
+
+    def test_a_secret_that_it_does_not_take_is_refused_before(self, office: Office) -> None:
+        """Once stored, it could never be set."""
+        with pytest.raises(Misconfigured):
+            office.authority.check(office.place, replace(office.current, secret=office.unusable))
+
+    def test_what_was_asked_for_is_in_force_on_return(self, office: Office) -> None:
+        """And nothing else is accepted any more. Twice is once."""
+        following = self._following(office, "made")
+
+        for _ in range(2):
+            office.authority.set_password(following.principal, following.secret)
+
+            assert office.accepts(following)
+            assert not office.accepts(office.current)
+
+    def test_when_the_time_is_up_the_next_call_waits_and_does_not_ask(self, office: Office) -> None:
+        """It was asked for: to ask again would be to wait twice."""
+        following = self._following(office, "made")
+        with pytest.raises(NotYetAccepted):
+            office.hurried.set_password(following.principal, following.secret)
+        assert office.accepts(office.current)
+
+        office.authority.settle(office.place, following.principal)
+
+        assert office.accepts(following)
+        assert office.asked() == 1
+
+    def test_a_change_under_way_does_not_stop_a_check(self, office: Office) -> None:
+        """Create has nothing to wait for."""
+        following = self._following(office, "made")
+        with suppress(NotYetAccepted):
+            office.hurried.set_password(following.principal, following.secret)
+
+        office.hurried.check(office.place, following)
+
+    def test_no_answer_is_unreachable(self, office: Office) -> None:
+        """Nothing is known then, of a change either."""
+        following = self._following(office, "made")
+
+        with office.outage():
+            with pytest.raises(Unreachable):
+                office.authority.check(office.place, following)
+            with pytest.raises(Unreachable):
+                office.authority.settle(office.place, following.principal)
+            with pytest.raises(Unreachable):
+                office.authority.set_password(following.principal, following.secret)
+
+        assert office.accepts(office.current)
+
+    def test_no_authority_leaks(self, office: Office, caplog: pytest.LogCaptureFixture) -> None:
+        """The SDK logs requests at DEBUG, secrets included, unless it is held back."""
+        quiet_sdk_loggers()
+        caplog.set_level(logging.DEBUG)
+        following = self._following(office, "made")
+        unusable = replace(following, secret=office.unusable)
+        stranger = replace(following, principal="somebody")
+
+        said = [
+            text
+            for act in (
+                lambda: office.authority.check(office.place, unusable),
+                lambda: office.authority.check("elsewhere.example:1", stranger),
+                lambda: office.authority.set_password(unusable.principal, unusable.secret),
+                lambda: office.hurried.set_password(following.principal, following.secret),
+                lambda: office.hurried.set_password(following.principal, following.secret),
+            )
+            for text in _said_by(act)
+        ]
+        with office.outage():
+            said += _said_by(
+                lambda: office.authority.set_password(following.principal, following.secret)
+            )
+
+        assert CANARY not in caplog.text
+        assert not [text for text in said if CANARY in text]
+
+    def _following(self, office: Office, secret: str) -> Credential:
+        return replace(office.current, secret=Sensitive(CANARY + secret))
+
+
+def _said_by(act: Callable[[], object]) -> list[str]:
+    try:
+        act()
+    except KeyturnError as error:
+        return _everything_said(error)
+    return []
 
 
 # ---------------------------------------------------------------------------- stores

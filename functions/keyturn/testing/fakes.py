@@ -7,6 +7,7 @@ the process before or after any of them, lose a reply, or let another worker run
     LabelledStore     a `SecretStore` with labels on immutable versions, as AWS has them
     StagedStore       a `SecretStore` without labels, whose newest version is what readers see
     MemoryDatabase    a `PasswordEngine` with logins, owners and memberships
+    MemoryPlatform    an `Authority` over one of its logins, which takes its time
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from keyturn.errors import Busy, Denied, Drifted, Misconfigured, Unreachable
+from keyturn.errors import Busy, Denied, Drifted, Misconfigured, NotYetAccepted, Unreachable
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
 
 REF = SecretRef("fake/secret")
@@ -268,6 +269,11 @@ class MemoryDatabase:
         self.accounts = accounts
         self.failed_logins = 0
         self.is_down = False
+        self.change: Change | None = None
+
+    def platform(self) -> MemoryPlatform:
+        """Return what runs this database. A change under way survives whoever asked for it."""
+        return MemoryPlatform(self._world, self)
 
     def endpoint(self, credential: Credential) -> str:
         """See `PasswordEngine.endpoint`."""
@@ -287,9 +293,78 @@ class MemoryDatabase:
         """Tell whether a login would work, without counting as a call."""
         if self.is_down:
             raise Unreachable("the database is down", remedy="")
+        self.pass_time()
         account = self.accounts.get(credential.principal)
         secret = credential.secret.reveal()
         return account is not None and secret in {account.password, account.second}
+
+    def pass_time(self) -> None:
+        """Let a change take effect that is due."""
+        if self.change is not None and len(self._world.calls) >= self.change.due:
+            self.accounts[self.change.principal].password = self.change.secret
+            self.change = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A password that a platform was asked to set, in force as soon as *due* calls were made."""
+
+    principal: str
+    secret: str = field(repr=False)
+    due: int
+
+
+class MemoryPlatform:
+    """An `Authority` over the login `app`. Takes no secret with a blank in it.
+
+    Attributes:
+        is_hurried: Its time is up, always.
+        delay: How many external calls after the one that asked, whoever makes them, a change is
+            in force.
+    """
+
+    PLACE = "db:1"
+    PRINCIPAL = "app"
+
+    def __init__(self, world: World, database: MemoryDatabase) -> None:
+        self._world = world
+        self._database = database
+        self.is_hurried = False
+        self.delay = 2
+
+    def check(self, place: str, credential: Credential) -> None:
+        """See `Authority.check`."""
+        self._look(place, credential.principal)
+        if " " in credential.secret.reveal():
+            raise Misconfigured("a blank in a secret", remedy="")
+
+    def settle(self, place: str, principal: str) -> None:
+        """See `Authority.settle`."""
+        while self._look(place, principal):
+            if self.is_hurried:
+                raise NotYetAccepted("a change is under way", remedy="")
+
+    def set_password(self, principal: str, secret: Sensitive) -> None:
+        """See `Authority.set_password`."""
+        with self._world.call("authority.ask"):
+            if self._is_changing():
+                raise Unreachable("another change is under way", remedy="")
+            due = len(self._world.calls) + self.delay
+            self._database.change = Change(principal, secret.reveal(), due)
+        self.settle(self.PLACE, principal)
+
+    def _look(self, place: str, principal: str) -> bool:
+        """Tell whether a change is under way."""
+        with self._world.call("authority.look"):
+            if (place, principal) != (self.PLACE, self.PRINCIPAL):
+                raise Drifted("another place or user", remedy="")
+            return self._is_changing()
+
+    def _is_changing(self) -> bool:
+        if self._database.is_down:
+            raise Unreachable("the platform is down", remedy="")
+        self._database.pass_time()
+        return self._database.change is not None
 
 
 class _MemorySession:

@@ -27,7 +27,13 @@ from keyturn.errors import KeyturnError
 from keyturn.model import Credential, RotationId, Sensitive, Snapshot, Version
 from keyturn.ports import Generate, Session, Target
 from keyturn.rotation import STALE_AFTER, Rotation
-from keyturn.strategies import AlternatingUsers, DualPassword, SingleUser, pair_by_suffix
+from keyturn.strategies import (
+    AlternatingUsers,
+    DualPassword,
+    PlatformUser,
+    SingleUser,
+    pair_by_suffix,
+)
 from keyturn.testing.fakes import REF, Account, LabelledStore, MemoryDatabase, StagedStore, World
 
 INVARIANTS = ("recoverable", "foreign", "current", "tested", "order", "converges")
@@ -40,9 +46,10 @@ LAST = RotationId("z")
 
 ADMIN = Credential("admin", Sensitive("admin"))
 
-WRITES = frozenset(
-    {"store.put", "store.withdraw", "store.promote", "store.add", "store.clear", "database.set"}
-)
+ACTS = frozenset({"database.set", "authority.ask"})
+"""Calls that change a password, at once or later; one that is asked for later is the only one."""
+
+WRITES = ACTS | {"store.put", "store.withdraw", "store.promote", "store.add", "store.clear"}
 """Calls with an effect. To lose the reply of any other is the same as to lose its request."""
 
 BEGIN = "platform.begin"
@@ -72,12 +79,20 @@ def _alternating_users(database: MemoryDatabase, generate: Generate) -> Target:
     return AlternatingUsers(database, generate, pair_by_suffix, lambda: ADMIN)
 
 
+def _by_platform(database: MemoryDatabase, generate: Generate) -> Target:
+    return PlatformUser(database, generate, database.platform)
+
+
 def _dual_by_admin(database: MemoryDatabase, generate: Generate) -> Target:
     return DualPassword(database, generate, lambda: ADMIN)
 
 
 STRATEGIES = {
     "single": Strategy("single", 1, frozenset({"app"}), has_admin=False, target=SingleUser),
+    # Its authority could always set again. Promised is more: no version that is needed is lost.
+    "by platform": Strategy(
+        "by platform", 1, frozenset({"app"}), has_admin=False, target=_by_platform
+    ),
     "dual": Strategy("dual", 2, frozenset({"app"}), has_admin=False, target=DualPassword),
     "dual by admin": Strategy(
         "dual by admin", 2, frozenset({"app"}), has_admin=True, target=_dual_by_admin
@@ -217,14 +232,14 @@ class Scene:
 
     def look(self, call: str) -> None:
         """Check every promise, right after the effect of *call* by the actor."""
-        if call == "database.set":
+        if call in ACTS:
             self._see_act()
         elif call == "database.login":
             self._see_login()
         elif call in WRITES or call == BEGIN:
             self._see_slots(call)
         self._seen[self.worker] = self._slots
-        if call.startswith("database.") and self._foreign() != self._others:
+        if not call.startswith("store.") and self._foreign() != self._others:
             self._broken("foreign", "an account changed that the rotation did not make")
         self.is_refused = not self._accepts_current()
         if self.is_refused:

@@ -3,7 +3,7 @@
     with StrictSecretsManager() as store:
         client = boto3.client("secretsmanager", **store.settings())
 
-    request -> `json_wire` -> faults on demand -> an action -> the new state
+    request -> `wire` -> faults on demand -> an action -> the new state
 
 An action is a function of a working copy of the state and a request; the copy takes the place of
 the state when the action returns, so that a refusal changes nothing. What AWS leaves open is
@@ -33,7 +33,8 @@ from typing import Any, Self
 
 from keyturn.model import Sensitive
 from keyturn.ports import Clock
-from keyturn.testing.json_wire import NoReply, Refusal, Request, served
+from keyturn.testing.json_wire import JsonWire
+from keyturn.testing.wire import NoReply, Refusal, Request, served
 
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
@@ -251,7 +252,7 @@ class StrictSecretsManager:
         self._is_down = False
 
     def __enter__(self) -> Self:
-        self.port = self._stack.enter_context(served(self._answer))
+        self.port = self._stack.enter_context(served(JsonWire(), self._answer))
         self._stack.callback(self.settle)
         return self
 
