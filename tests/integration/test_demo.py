@@ -76,20 +76,12 @@ def run(scratch: Path) -> Run:
     return demo(scratch, "--rotations", "1", "--out", str(scratch / "new" / "page.html"))
 
 
-@pytest.mark.parametrize(
-    "engine, is_there, install",
-    [
-        ("mariadb", find_mariadb() is not None, "apt install mariadb-server"),
-        ("redis", find() is not None, "apt install redis-server"),
-    ],
-)
-def test_two_passwords_lose_no_login_in_any_engine(
-    scratch: Path,
-    engine: str,
-    is_there: bool,
-    install: str,
-) -> None:
-    need(present=is_there, what=engine, install=install)
+FIND = {"mariadb": find_mariadb, "redis": find}
+
+
+@pytest.mark.parametrize("engine", FIND)
+def test_two_passwords_lose_no_login_in_any_engine(scratch: Path, engine: str) -> None:
+    need(present=FIND[engine]() is not None, what=engine, install=f"apt install {engine}-server")
     page = scratch / f"{engine}.html"
 
     shown = demo(
