@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from keyturn.errors import Busy, Misconfigured, NotYetAccepted
+from keyturn.errors import Busy, NotYetAccepted
 from keyturn.model import Credential, Outcome, RotationId, SecretRef, Snapshot, Step, Version
 from keyturn.ports import Clock, SecretStore, Target, Targets
 
@@ -135,7 +135,8 @@ class Rotation:
     def _pending(self) -> Version:
         staged = self._store.staged(self.ref, self.rotation_id)
         if staged is None:
-            raise Misconfigured(
+            # Not for ever: create is yet to come, or the read was older than the write.
+            raise Busy(
                 f"{self.ref}: rotation {self.rotation_id} has no value yet",
                 remedy="Run the create step first, with the same rotation id.",
             )

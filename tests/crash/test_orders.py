@@ -14,7 +14,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from keyturn.errors import Busy, KeyturnError, Misconfigured, NotYetAccepted
+from keyturn.errors import Busy, KeyturnError, NotYetAccepted
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Step
 from keyturn.ports import Target
 from keyturn.rotation import Rotation
@@ -129,7 +129,7 @@ def test_a_finish_before_create_is_refused(scene: Scene) -> None:
     rotation = scene.begin()
     before = scene.state()
 
-    with pytest.raises(Misconfigured, match="no value yet"):
+    with pytest.raises(Busy, match="no value yet"):
         rotation.perform(Step.FINISH)
 
     assert scene.state() == before

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from keyturn.errors import Busy, Drifted, KeyturnError, LockedOut, Misconfigured, NotYetAccepted
+from keyturn.errors import Busy, Drifted, KeyturnError, LockedOut, NotYetAccepted
 from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Version
 from keyturn.ports import Generate, SecretStore, Target
 from keyturn.rotation import STALE_AFTER, Rotation
@@ -133,7 +133,7 @@ def test_current_is_never_what_the_target_has_not_accepted(lab: Lab) -> None:
 def test_a_rotation_without_a_value_is_refused(lab: Lab, step: Step) -> None:
     rotation = lab.begin(R1)
 
-    with pytest.raises(Misconfigured, match="no value yet"):
+    with pytest.raises(Busy, match="no value yet"):
         rotation.perform(step)
 
 
