@@ -10,18 +10,15 @@ No error quotes the server's text: it is classified by its first word.
 
 from __future__ import annotations
 
-import re
 import secrets
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
-from keyturn.document import kind_of
 from keyturn.errors import (
     Denied,
     Drifted,
@@ -31,7 +28,7 @@ from keyturn.errors import (
     Unsupported,
 )
 from keyturn.model import Credential, Surroundings
-from keyturn.targets import tls
+from keyturn.targets import members, tls, wire
 
 if TYPE_CHECKING:
     from redis import Connection, RedisError, UnixDomainSocketConnection
@@ -41,9 +38,6 @@ NAME_MAX_BYTES = 255
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
-MARGIN_S = 1.0
-"""Left of the function's time for reporting a failure."""
-
 DEFAULT_USER = "default"
 
 
@@ -75,10 +69,11 @@ class Place:
 
 def _place(credential: Credential, surroundings: Surroundings) -> Place:
     fields = credential.fields
-    host = _host(fields.get("host"))
+    host = members.host(fields)
     check_name("username", credential.principal)
     wants_tls = tls.wants_tls(fields.get("ssl"), host, surroundings)
-    return Place(host, _port(fields.get("port")), wants_tls and not host.startswith("/"))
+    port = members.port(fields.get("port"), PORT)
+    return Place(host, port, wants_tls and not host.startswith("/"))
 
 
 def _is_let_in(line: Line, credential: Credential) -> bool:
@@ -239,31 +234,15 @@ class Line:
                 path=host, **_options(timeout_s)
             )
         # Each of the host's addresses is tried for so long.
-        options = _options(timeout_s / self._count_addresses())
+        options = _options(timeout_s / len(wire.addresses(host, port)))
         if not self._where.tls:
             return Connection(host=host, port=port, **options)  # type: ignore[no-untyped-call]
         # It verifies by default, the host name included.
         roots = tls.authorities(host, self._surroundings)
         return SSLConnection(ssl_ca_data=roots, host=host, port=port, **options)
 
-    def _count_addresses(self) -> int:
-        """Look the host up here, to tell a wrong name from a server that is down."""
-        try:
-            return len(
-                socket.getaddrinfo(self._where.host, self._where.port, type=socket.SOCK_STREAM)
-            )
-        except (OSError, UnicodeError):
-            problem = f"{self.host}: the host name has no address"
-        raise Unreachable(problem, remedy="Check the secret's host and the function's DNS.")
-
     def _allowance_s(self, most_s: float) -> float:
-        left_s = self._surroundings.remaining_s() - MARGIN_S
-        if left_s <= 0:
-            raise Unreachable(
-                f"{self.host}: no time is left for another call",
-                remedy="Give the function a longer time-out, or look at what was slow before.",
-            )
-        return min(most_s, left_s)
+        return members.allowance(most_s, self.host, self._surroundings)
 
     def _try(self, call: Callable[[], None], otherwise: str) -> KeyturnError | None:
         from redis import RedisError
@@ -362,43 +341,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 # ---------------------------------------------------------------------------- checking
 
-_HOST_MAX_CHARACTERS = 255
-_PORT_MAX = 65_535
-_PORT_DEFAULT = 6379
-
-
-def _host(value: object) -> str:
-    if value is None:
-        _refuse("host", "is missing")
-    if not isinstance(value, str):
-        _refuse("host", f"is {kind_of(value)}, not a string")
-    if not 0 < len(value) <= _HOST_MAX_CHARACTERS or not value.isprintable():
-        _refuse("host", "is empty, too long, or holds unprintable characters")
-    if any(c in value for c in ", "):
-        _refuse("host", "is not one host name, address or socket")
-    return value
+PORT = 6379
 
 
 def check_name(key: str, name: str) -> None:
     """Refuse a user's name that the server could not hold; *key* says whose it is."""
     if not name.isprintable() or " " in name or not 0 < len(name.encode()) <= NAME_MAX_BYTES:
-        _refuse(
+        members.refuse(
             key,
             f"is empty, longer than {NAME_MAX_BYTES} bytes,"
             " or holds blanks or unprintable characters",
         )
-
-
-def _port(value: object) -> int:
-    if value is None:
-        return _PORT_DEFAULT
-    number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,5}", value) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= _PORT_MAX:
-        _refuse("port", f"is {kind_of(value)} that is no number from 1 to {_PORT_MAX}")
-    return number
-
-
-def _refuse(key: str, problem: str) -> NoReturn:
-    raise Misconfigured(
-        f"the secret's {key!r} {problem}", remedy=f"Correct {key!r} in the secret's value."
-    )

@@ -214,8 +214,8 @@ def load_test(options: argparse.Namespace, console: Console) -> bool:
         table.add_row(laboratory.NAME, *row)
     console.print(table)
     console.print("refused: with one slot some are; with two, none may be.")
-    for found in seen.values():
-        console.print("\n".join(found.failed), style="red", markup=False)
+    for failure in (each for found in seen.values() for each in found.failed):
+        console.print(f"  {failure}", style="red", markup=False)
     return all(
         found.rotations == ROTATIONS and (found.refused == 0 or laboratory.SLOTS == 1)
         for laboratory, found in seen.items()

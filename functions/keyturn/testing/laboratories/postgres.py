@@ -121,7 +121,7 @@ class PostgresSingleUser:
     def _login(self, stem: str, password: str) -> str:
         name = f"proof_{stem}_{os.getpid()}_{next(self._numbers)}"
         self._execute(
-            sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 9").format(sql.Identifier(name))
+            sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 50").format(sql.Identifier(name))
         )
         self._set_password(name, password)
         return name
