@@ -152,6 +152,42 @@ class Retiring(Protocol):
         ...
 
 
+@runtime_checkable
+class Untold(Protocol):
+    """A target that nobody tells anything: what was staged for it, no one knows yet.
+
+    Nothing that a crashed rotation left pending has to be adopted, and nothing may be: it follows
+    from what was current then.
+    """
+
+    def is_untold(self) -> bool:
+        """Be this kind of target. Always true."""
+        ...
+
+
+class Kind(Protocol):
+    """A kind of value that is generated, with its options."""
+
+    def following(self, before: Sensitive) -> Sensitive:
+        """Make the next value from the whole of the one before.
+
+        Keeps what verifiers need of it, and whatever else is in it.
+
+        Raises:
+            Misconfigured: *before* is not what the kind can be a part of.
+            Unsupported: This installation lacks a library.
+        """
+        ...
+
+    def is_whole(self, value: Sensitive) -> bool:
+        """Tell whether *value* is well formed: keys are read, hashes compared."""
+        ...
+
+    def follows(self, value: Sensitive, before: Sensitive) -> bool:
+        """Tell whether *value* keeps of *before* what verifiers need."""
+        ...
+
+
 Targets = Callable[[Credential], Target]
 """Chooses the target that a credential is for.
 

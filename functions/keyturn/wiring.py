@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from keyturn import authorities, generate, targets
 from keyturn.boundary import RotationEvent, secret_name
-from keyturn.document import kind_of
+from keyturn.document import Members, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
 from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
 from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
@@ -29,6 +29,7 @@ from keyturn.strategies import (
     AlternatingUsers,
     BestOffered,
     DualPassword,
+    Generated,
     Pair,
     PlatformUser,
     SingleUser,
@@ -120,10 +121,10 @@ def rotation(
         Denied: The secret is not one that this function may rotate.
     """
     settings = Settings.from_environment(environment)
-    store = SecretsManager(_client(), rotation_token=event.rotation_token)
+    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
+    store = SecretsManager(_client(), rotation_token=event.rotation_token, members=secret.members)
     _authorise(event.ref, settings, store, function_arn)
     surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
-    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
 
     def choose(credential: Credential) -> Target:
         return _candidates(credential, secret, settings, surroundings, store).chosen()
@@ -136,16 +137,16 @@ class Explanation:
     """How a secret would be rotated.
 
     Attributes:
-        user: Whose credential it is.
-        place: Where it logs in.
+        user: Whose credential it is; None if it is nobody's login.
+        place: Where it logs in, if it does.
         asked: The strategy that the plan or the secret asks for.
         strategy: What that comes to.
         authority: The ARN of what sets the password, if the plan names it.
         refusals: Why a strategy would not work now; None for one that would.
     """
 
-    user: str
-    place: str
+    user: str | None
+    place: str | None
     asked: Strategy
     strategy: Strategy
     authority: str | None
@@ -160,12 +161,12 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     settings = replace(
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
-    store = SecretsManager(_client())
+    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
+    secret = _Secret(SecretRef(name), plan)
+    store = SecretsManager(_client(), members=secret.members)
     surroundings = Surroundings(lambda: EXPLAIN_S, settings.plaintext_hosts, settings.ca_file)
     version = store.current(SecretRef(name))
     current = version.credential
-    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    secret = _Secret(SecretRef(name), plan)
     candidates = _candidates(current, secret, settings, surroundings, store)
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
@@ -177,7 +178,15 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
         strategy = Strategy.DUAL_PASSWORD if is_dual else candidates.next_best()
     place = f"{current.fields.get('host')}:{current.fields.get('port', 'its usual port')}"
     authority = plan.authority if plan is not None else None
-    return Explanation(current.principal, place, candidates.strategy, strategy, authority, refusals)
+    is_login = strategy is not Strategy.GENERATE
+    return Explanation(
+        current.principal if is_login else None,
+        place if is_login else None,
+        candidates.strategy,
+        strategy,
+        authority,
+        refusals,
+    )
 
 
 EXPLAIN_S = 30.0
@@ -241,6 +250,12 @@ class _Secret:
     ref: SecretRef
     plan: SecretPlan | None
 
+    @property
+    def members(self) -> Members | Whole:
+        """Say how its value is read."""
+        is_login = self.plan is None or self.plan.generate is None
+        return Members() if is_login else Whole()
+
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
@@ -280,6 +295,8 @@ class _Candidates:
                 return self.alternating_users()
             case Strategy.AUTO:
                 return BestOffered(self.dual_password(), self.makers()[self.next_best()]())
+            case Strategy.GENERATE:  # `_candidates` has seen to it
+                raise AssertionError("a secret that is generated has no engine")
 
     def makers(self) -> Mapping[Strategy, Callable[[], Target]]:
         return {
@@ -317,6 +334,8 @@ def _candidates(
     store: SecretsManager,
 ) -> _Candidates | _Whole:
     plan = secret.plan
+    if plan is not None and plan.generate is not None:
+        return _Whole(plan.strategy, Generated(plan.generate))
     policy = plan.password if plan is not None else generate.PasswordPolicy()
 
     def fresh() -> Sensitive:
@@ -508,10 +527,11 @@ def _list(value: str) -> tuple[str, ...]:
 
 
 def _strategy(value: str) -> Strategy | None:
-    if not value or value in set(Strategy):
+    known = [each for each in Strategy if each is not Strategy.GENERATE]  # a plan says what
+    if not value or value in known:
         return Strategy(value) if value else None
     raise Misconfigured(
-        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(Strategy)}, or none."
+        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(known)}, or none."
     )
 
 

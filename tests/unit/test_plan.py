@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from keyturn import generate, plan
 from keyturn.errors import Misconfigured
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
+from keyturn.generators import kinds
 from keyturn.model import Strategy
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,6 +59,10 @@ def refusal(text: str) -> tuple[str, str]:
     with pytest.raises(Misconfigured) as caught:
         read(text)
     return str(caught.value), caught.value.remedy
+
+
+SCALARS = st.integers(-5, 300) | st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2)
+"""Values of no option in particular."""
 
 
 class TestAPlan:
@@ -220,7 +225,9 @@ ASK_LENGTH = "Write a whole number without quotes, such as `length: 40`."
 ASK_USERS = "List exactly two different login names, such as `users: [orders_a, orders_b]`."
 ASK_OWNER = "Name the role that both users act as, such as `owner: orders`."
 ASK_ADMIN = "Name another secret, the one with the admin's login, such as `admin: orders-admin`."
-ASK_STRATEGY = "Write `strategy:` with one of single-user, dual-password, alternating-users, auto."
+ASK_STRATEGY = (
+    "Write `strategy:` with one of single-user, dual-password, alternating-users, auto, generate."
+)
 ASK_AUTHORITY = (
     "Write the ARN of the instance or cluster that has the login, such as"
     " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`."
@@ -235,7 +242,7 @@ ASK_MEND = "Mend it there; indent with spaces, never tabs, and quote text with u
 ASK_HALF = "Write the character itself, or its one escape that begins with a capital U."
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
-PAIR_KEYS = "strategy, password, users, owner, admin, authority"
+PAIR_KEYS = "strategy, password, users, owner, admin, authority, generate"
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
 NO_SYMBOL = "`require` names symbol, of which `charset` and `exclude` leave no character"
@@ -750,6 +757,10 @@ class TestARefusal:
                 "owner": st.text(max_size=3) | st.integers(),
                 "admin": st.text(max_size=3),
                 "authority": st.text(max_size=3) | st.just(CLUSTER),
+                "generate": st.fixed_dictionaries(
+                    {"kind": st.sampled_from([*kinds.KINDS, "other"])},
+                    optional={key: SCALARS for key in kinds.FIXES if key != "kind"},
+                ),
                 "password": st.fixed_dictionaries(
                     {},
                     optional={
@@ -871,7 +882,7 @@ class TestTheSchema:
     def test_describes_every_key_for_editors(self) -> None:
         for shape in definitions().values():
             for key, member in shape.get("properties", {}).items():
-                assert key == "strategy" or member.get("description"), key
+                assert key in {"strategy", "kind"} or member.get("description"), key
 
     def test_allows_no_unknown_key(self) -> None:
         for name, shape in definitions().items():

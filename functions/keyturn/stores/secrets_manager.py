@@ -61,7 +61,7 @@ class SecretsManager:
         client: A boto3 client, with time-outs.
         rotation_token: From the event, if it had one. It goes with PutSecretValue, the only
             action whose model takes one.
-        members: What the stored documents call principal and secret.
+        members: What the stored documents call principal and secret, or that they are the secret.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SecretsManager:
         client: SecretsManagerClient,
         *,
         rotation_token: Sensitive | None = None,
-        members: document.Members | None = None,
+        members: document.Members | document.Whole | None = None,
     ) -> None:
         self._client = client
         self._rotation_token = rotation_token
