@@ -16,14 +16,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from keyturn import authorities, generate, targets
-from keyturn.boundary import RotationEvent, secret_name
+from keyturn import authorities, generate, on_demand, targets
+from keyturn.boundary import GenerationEvent, RotationEvent, secret_name
 from keyturn.document import Members, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
-from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
+from keyturn.model import (
+    Credential,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Strategy,
+    Surroundings,
+    Version,
+)
 from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
 from keyturn.rotation import Rotation
-from keyturn.stores.secrets_manager import SecretsManager
+from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.strategies import (
     Admin,
     AlternatingUsers,
@@ -59,6 +67,7 @@ class Settings:
         ca_file: A PEM file with private authorities.
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
+        kms_key: What secrets that are made on demand are encrypted with; None for the account's.
     """
 
     secrets: tuple[str, ...] = ()
@@ -67,6 +76,7 @@ class Settings:
     ca_file: str | None = None
     plan_file: Path | None = None
     strategy: Strategy | None = None
+    kms_key: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -89,6 +99,7 @@ class Settings:
             environment.get("KEYTURN_CA_FILE") or None,
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
+            environment.get("KEYTURN_KMS_KEY") or None,
         )
 
 
@@ -97,6 +108,7 @@ _VARIABLES = {
     "KEYTURN_ADMIN_SECRETS",
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
+    "KEYTURN_KMS_KEY",
     "KEYTURN_PLAN",
     "KEYTURN_STRATEGY",
 }
@@ -130,6 +142,65 @@ def rotation(
         return _candidates(credential, secret, settings, surroundings, store).chosen()
 
     return Rotation(event.ref, event.rotation_id, store=store, targets=choose, clock=_SystemClock())
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A value that is about to be made and stored.
+
+    Attributes:
+        order: Under which name, as which version.
+        kind: The name of the kind.
+        entropy_bits: What an attacker who knows the policy has to guess.
+        fulfil: Makes and stores it. Repeatable.
+    """
+
+    order: on_demand.Order
+    kind: str
+    entropy_bits: float
+    fulfil: Callable[[], on_demand.Stored]
+
+
+def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Generation:
+    """Build what *event* asks for.
+
+    Raises:
+        Misconfigured: The kind or its options are wrong.
+        Denied: The secret is not one that KEYTURN_SECRETS allows.
+    """
+    # Imported here: a function that rotates a login does not pay for them.
+    from keyturn.generators import kinds
+    from keyturn.generators.fingerprint import fingerprint
+    from keyturn.shapes import Place
+
+    settings = Settings.from_environment(environment)
+    if not _matches(event.ref, settings.secrets):
+        raise Denied(
+            f"{event.ref} is not a secret that KEYTURN_SECRETS allows",
+            remedy="List a pattern for the secret in KEYTURN_SECRETS, if the name is right.",
+        )
+    policy = kinds.read({"kind": event.kind, **event.options}, Place("the policy"))
+    store = SecretsManagerValues(_client(), kms_key=settings.kms_key)
+    version_id = on_demand.version_id(event.ref, event.request_id)
+    order = on_demand.Order(event.ref, version_id, overwrite=event.overwrite)
+    return Generation(
+        order,
+        event.kind,
+        policy.entropy_bits,
+        lambda: on_demand.fulfil(order, policy, store, fingerprint),
+    )
+
+
+def ask_to_rotate(name: str, rotation_id: RotationId) -> Callable[[], bool]:
+    """Have the secret of that name rotated, by whatever function it names.
+
+    Returns:
+        What tells whether the new version is current. Raises Busy once it will never be.
+    """
+    store = SecretsManager(_client())
+    ref = store.full_name(SecretRef(name))
+    store.rotate(ref, rotation_id)
+    return lambda: store.snapshot(ref, rotation_id).current == rotation_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     htpasswd      htpasswd
     kinds         fields, and all of them: `read` makes a policy of what somebody has written
     fingerprint   compares a value with itself
+    file          puts one into a file, for a person at a terminal
 
 The plan, the on-demand function and the command line read policies; wiring hands them to
 `strategies.Generated`, as a `ports.Kind`. Imports msgspec, and `cryptography`, `joserfc` and
