@@ -21,6 +21,7 @@ from keyturn import generate, plan
 from keyturn.errors import Misconfigured
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
 from keyturn.generators import kinds
+from keyturn.generators.shared_keys import Hmac
 from keyturn.model import Strategy
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -124,6 +125,12 @@ class TestAPlan:
         text = SINGLE + "    password: {require: []}\n"
 
         assert read(text).secrets["prod/reports/db"].password.require == ()
+
+    def test_of_a_value_without_a_target_says_what_to_make(self) -> None:
+        secret = read(GENERATED).secrets["prod/a"]
+
+        assert secret.strategy is Strategy.GENERATE
+        assert secret.generate == Hmac()
 
     def test_may_name_an_authority_for_a_single_user(self) -> None:
         secret = read(SINGLE + f"    authority: {CLUSTER}\n").secrets["prod/reports/db"]
@@ -678,9 +685,67 @@ BAD_PASSWORDS = [
     ),
 ]
 
+GENERATED = "version: 1\nsecrets:\n  prod/a:\n    strategy: generate\n    generate: {kind: hmac}\n"
+MADE_AT = "secrets.prod/a.generate"
+ASK_GENERATE = "Write a mapping, such as `generate: {kind: hmac}`."
+
+
+def of_generated(new: str) -> str:
+    return changed(GENERATED, "{kind: hmac}", new)
+
+
+BAD_GENERATED = [
+    (
+        "nothing to generate",
+        changed(GENERATED, "    generate: {kind: hmac}\n", ""),
+        "secrets.prod/a: has no `generate`",
+        ASK_GENERATE,
+    ),
+    ("an empty mapping", of_generated(""), f"{MADE_AT}: is empty", kinds.FIXES["kind"]),
+    ("no kind", of_generated("{bytes: 32}"), f"{MADE_AT}: has no `kind`", kinds.FIXES["kind"]),
+    (
+        "a kind that is none",
+        of_generated("{kind: hmca}"),
+        f"{MADE_AT}.kind: is no kind of value",
+        f"Write one of {', '.join(kinds.KINDS)}.",
+    ),
+    (
+        "a token that is too short",
+        of_generated("{kind: hex, bytes: 9}"),
+        f"{MADE_AT}: 72 bits of entropy, fewer than 80",
+        "Set `bytes` to 10 or more.",
+    ),
+    (
+        "an option of another kind",
+        of_generated("{kind: hmac, words: 9}"),
+        f"{MADE_AT}.words: is not a key",
+        "Remove it; the keys are kind, bytes.",
+    ),
+    (
+        "a field that is too short",
+        of_generated("{kind: fields, fields: {a: {kind: hex, bytes: 9}}}"),
+        f"{MADE_AT}.fields.a: 72 bits of entropy, fewer than 80",
+        "Set `bytes` to 10 or more.",
+    ),
+    (
+        "a password policy, where nobody logs in",
+        GENERATED + "    password: {length: 40}\n",
+        "secrets.prod/a.password: is no key of generate",
+        "Remove `password`, or choose one of single-user, dual-password, alternating-users, auto.",
+    ),
+    (
+        "something to generate, where somebody logs in",
+        SINGLE + "    generate: {kind: hmac}\n",
+        f"{SINGLE_AT}.generate: is no key of single-user",
+        "Remove `generate`, or choose one of generate.",
+    ),
+]
+
 BAD = [
     pytest.param(text, f"keyturn.yaml: {fact}", remedy, id=wrong)
-    for wrong, text, fact, remedy in chain(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS)
+    for wrong, text, fact, remedy in chain(
+        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED)
+    )
 ]
 
 
@@ -835,7 +900,7 @@ class TestTheGuide:
         described = set(re.findall(r"^\| `([a-z]+)` \|", GUIDE, flags=re.MULTILINE))
         shapes = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
-            *(plan.SingleUserShape, plan.PasswordShape),
+            *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape),
         )
         keys = set(chain.from_iterable(shape.__struct_fields__ for shape in shapes))
 
