@@ -16,7 +16,7 @@ from keyturn.wiring import TargetModule, target_modules
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "functions" / "keyturn"
 
-CORE = {"model", "errors", "ports", "rotation", "strategies", "generate"}
+CORE = {"model", "errors", "ports", "rotation", "strategies", "generate", "on_demand"}
 """Knows no cloud, no SDK, no environment and no clock."""
 
 ADAPTERS = ("stores", "targets", "authorities", "destinations", "consumers", "notifiers")
@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "document": {"model", "errors"},
     "rotation": {"model", "errors", "ports"},
     "strategies": {"model", "errors", "ports"},
-    "plan": {"model", "errors", "generate"},
+    "on_demand": {"model", "errors", "ports"},
+    "shapes": {"errors"},
+    "generators": {"model", "errors", "generate", "document", "shapes"},
+    "plan": {"model", "errors", "generate", "generators", "shapes"},
     "boundary": {"model", "errors", "ports", "document"},
     "adapter": {"model", "errors", "ports", "document", "boundary"},
 }
@@ -37,7 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 BANNED_WORDS = ("AWSCURRENT", "AWSPENDING", "Arn", "boto", "alias", "etag", "Pub/Sub", "Lambda")
 BANNED_IMPORTS = {"os", "time", "random", "socket", "logging"}
-REVEALERS = ("stores", "targets", "authorities", "destinations", "testing", "local")
+REVEALERS = (
+    *("stores", "targets", "authorities", "destinations", "testing", "local"),
+    "generators",  # the next value is made from the whole of the one before
+)
 MAY_READ_ENVIRONMENT = {"wiring", "local", "testing", "cli"}
 
 

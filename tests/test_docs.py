@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from typer.testing import CliRunner
 
 from keyturn import plan, wiring
 from keyturn.cli import app
+from keyturn.generators import kinds
+from keyturn.generators.fingerprint import fingerprint
+from keyturn.model import Sensitive
 from keyturn.testing.mutants import copy_of_the_project
 
 ROOT = Path(__file__).parents[1]
@@ -220,3 +223,26 @@ def test_the_readmes_table_of_targets_is_what_the_code_says() -> None:
 
     assert ran.exit_code == 0
     assert f"\n\n{ran.output}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+GENERATE = ROOT / "docs" / "generate.md"
+
+
+def test_the_page_on_generated_values_has_every_kind_and_option() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*)$", prose(GENERATE), re.MULTILINE))
+
+    for kind, shape in kinds.KINDS.items():
+        inherited = {"length", "charset", "exclude", "require"} if kind == "htpasswd" else set()
+        for option in set(shape.__struct_fields__) - {"member"} - inherited:
+            assert f"`{option}`" in rows[kind], f"{kind}: {option}"
+
+
+def test_the_page_on_generated_values_computes_the_same_fingerprint() -> None:
+    (block,) = [each for each in blocks("python") if each.page == GENERATE]
+    shown: dict[str, Callable[[str, str], str]] = {}
+
+    exec(block.text, shown)  # noqa: S102  # the page's own example
+
+    value = "Canary7-" + "docs"
+    same = shown["fingerprint"]("prod/a", value) == fingerprint("prod/a", Sensitive(value))
+    assert same

@@ -86,6 +86,77 @@ def secret_name(ref: SecretRef) -> str:
     return match["name"]
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationEvent:
+    """What somebody asks of the function that generates.
+
+    Attributes:
+        kind: Which kind of value, not yet checked.
+        options: The options of the kind, not yet checked.
+        request_id: Names the request. The same again makes nothing new.
+    """
+
+    ref: SecretRef
+    kind: str
+    options: Mapping[str, object]
+    request_id: str
+    overwrite: bool
+
+
+_GENERATION_KEYS = ("generate", "policy", "secret", "request_id", "overwrite")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+def generation_event(event: object, *, request_id: str) -> GenerationEvent:
+    """Read an event of the function that generates. *request_id* is for those that have none.
+
+    Raises:
+        Misconfigured: Names the key and what is wrong with it.
+    """
+    if not isinstance(event, Mapping):
+        _refuse_event(f"is {kind_of(event)}, not an object", _GENERATION)
+    for key in event:
+        if key not in _GENERATION_KEYS:
+            _refuse_event(f"has the unknown key {str(key)[:40]!a}", _GENERATION)
+    ref = _required(event, "secret", _GENERATION)
+    if not is_secret_name(ref):
+        _refuse_event("has a secret that is not a name of one", _GENERATION)
+    asked = {"request_id": request_id, **event}
+    if not _REQUEST_ID.fullmatch(_required(asked, "request_id", _GENERATION)):
+        _refuse_event("has a request_id that is not 1 to 200 printable characters", _GENERATION)
+    return GenerationEvent(
+        SecretRef(ref),
+        _required(event, "generate", _GENERATION),
+        _options(event),
+        str(asked["request_id"]),
+        _overwrite(event),
+    )
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether Secrets Manager takes *name* for a secret; an ARN is none."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+_SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")  # API_CreateSecret, Name
+
+
+def _options(event: Mapping[str, object]) -> Mapping[str, object]:
+    options = event.get("policy", {})
+    if not isinstance(options, dict):
+        _refuse_event(f"has {kind_of(options)} as policy, not an object", _GENERATION)
+    if "kind" in options:
+        _refuse_event("has a kind in its policy; the kind is under generate", _GENERATION)
+    return options
+
+
+def _overwrite(event: Mapping[str, object]) -> bool:
+    overwrite = event.get("overwrite", False)
+    if not isinstance(overwrite, bool):
+        _refuse_event(f"has {kind_of(overwrite)} as overwrite, not a boolean", _GENERATION)
+    return overwrite
+
+
 def _rotation_token(event: Mapping[str, object]) -> Sensitive | None:
     token = event.get("RotationToken")
     if token is None:
@@ -95,20 +166,21 @@ def _rotation_token(event: Mapping[str, object]) -> Sensitive | None:
     return Sensitive(token)
 
 
-def _required(event: Mapping[str, object], key: str) -> str:
+_ROTATION = "Send what Secrets Manager sends: see events/secrets-manager/create.json."
+_GENERATION = "Send an event as in events/generate; docs/generate.md says what it may have."
+
+
+def _required(event: Mapping[str, object], key: str, remedy: str = _ROTATION) -> str:
     if key not in event:
-        _refuse_event(f"has no {key}")
+        _refuse_event(f"has no {key}", remedy)
     value = event[key]
     if not isinstance(value, str):
-        _refuse_event(f"has {kind_of(value)} as {key}, not a string")
+        _refuse_event(f"has {kind_of(value)} as {key}, not a string", remedy)
     return value
 
 
-def _refuse_event(problem: str) -> NoReturn:
-    raise Misconfigured(
-        f"the event {problem}",
-        remedy="Send what Secrets Manager sends: see events/secrets-manager/create.json.",
-    )
+def _refuse_event(problem: str, remedy: str = _ROTATION) -> NoReturn:
+    raise Misconfigured(f"the event {problem}", remedy=remedy)
 
 
 # ---------------------------------------------------------------------------- AWS errors

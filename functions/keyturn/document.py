@@ -1,15 +1,15 @@
 """The stored value: one JSON object, read strictly and rewritten without touching the rest.
 
-Stores read and write it; nothing else does. AWS documents the members for databases (`engine`,
-`host`, `port`, `username`, `password`, `dbname`, `masterarn`), and people add their own. Only the
-text of the two values that a rotation replaces is exchanged; order, spacing, numbers and unknown
-members stay as they were, to the byte.
+Stores read and write it, generators make members of it; nothing else does. AWS documents the
+members for databases (`engine`, `host`, `port`, `username`, `password`, `dbname`, `masterarn`), and
+people add their own. Only the text of the values that a rotation replaces is exchanged; order,
+spacing, numbers and unknown members stay as they were, to the byte.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -26,6 +26,11 @@ class Members:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """In the place of `Members`: the text, JSON or not, is the secret, and nobody's login."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Member:
     key: str
     value: object
@@ -33,7 +38,7 @@ class _Member:
     end: int
 
 
-def parse(text: str, where: str, members: Members) -> Credential:
+def parse(text: str, where: str, members: Members | Whole) -> Credential:
     """Read a credential.
 
     Args:
@@ -44,6 +49,8 @@ def parse(text: str, where: str, members: Members) -> Credential:
     Raises:
         Misconfigured: Names the member and what is wrong with it, never a value.
     """
+    if isinstance(members, Whole):
+        return Credential("", Sensitive(text))
     found = {member.key: member.value for member in _members(text, where)}
     principal = _text(found, members.principal, where)
     secret = _text(found, members.secret, where)
@@ -51,27 +58,44 @@ def parse(text: str, where: str, members: Members) -> Credential:
     return Credential(principal, Sensitive(secret), rest, Sensitive(text))
 
 
-def render(text: str, where: str, members: Members, principal: str, secret: str) -> str:
+def render(text: str, where: str, members: Members | Whole, principal: str, secret: str) -> str:
     """Return *text* with principal and secret exchanged and nothing else changed."""
-    fresh = {members.principal: principal, members.secret: secret}
-    pieces, cut = [], 0
-    for member in _members(text, where):
+    if isinstance(members, Whole):
+        return secret
+    return exchanged(text, where, {members.principal: principal, members.secret: secret})
+
+
+def members(text: str, where: str, remedy: str) -> dict[str, object]:
+    """Return the top-level members of an object. *remedy* is for whoever stored something else."""
+    return {member.key: member.value for member in _members(text, where, remedy)}
+
+
+def exchanged(text: str, where: str, fresh: Mapping[str, object], remedy: str | None = None) -> str:
+    """Return *text* with the members of *fresh* exchanged or added, and nothing else changed."""
+    pieces, cut, found = [], 0, _members(text, where, remedy)
+    for member in found:
         if member.key in fresh:
             pieces += [text[cut : member.start], json.dumps(fresh[member.key])]
             cut = member.end
+    known = {member.key for member in found}
+    added = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in fresh.items() if k not in known]
+    end = found[-1].end if found else text.index("{") + 1
+    if added:
+        pieces += [text[cut:end], ", " if found else "", ", ".join(added)]
+        cut = end
     return "".join([*pieces, text[cut:]])
 
 
-def _members(text: str, where: str) -> list[_Member]:
+def _members(text: str, where: str, remedy: str | None = None) -> list[_Member]:
     # Refused outside the handler: the decoder's own error carries the whole document, and a
     # suppressed context is still a context.
     members, problem = _read(text)
     if problem:
-        _refuse(where, problem)
+        _refuse(where, problem, remedy)
     seen: set[str] = set()
     for member in members:
         if member.key in seen:
-            _refuse(where, f"has the member {_shown(member.key)} more than once")
+            _refuse(where, f"has the member {_shown(member.key)} more than once", remedy)
         seen.add(member.key)
     return members
 
@@ -188,11 +212,11 @@ def _shown(key: str) -> str:
     return ascii(key[:40])
 
 
-def _refuse(where: str, problem: str) -> NoReturn:
-    raise Misconfigured(
-        f"{where}: the value {problem}",
-        remedy=(
-            "Store a JSON object in the documented format,"
-            ' such as {"engine": .., "host": .., "username": .., "password": ..}.'
-        ),
-    )
+def _refuse(where: str, problem: str, remedy: str | None = None) -> NoReturn:
+    raise Misconfigured(f"{where}: the value {problem}", remedy=remedy or _DOCUMENTED)
+
+
+_DOCUMENTED = (
+    "Store a JSON object in the documented format,"
+    ' such as {"engine": .., "host": .., "username": .., "password": ..}.'
+)

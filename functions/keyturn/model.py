@@ -42,6 +42,7 @@ class Strategy(StrEnum):
     DUAL_PASSWORD = "dual-password"  # noqa: S105  # not a password
     ALTERNATING_USERS = "alternating-users"
     AUTO = "auto"
+    GENERATE = "generate"
 
 
 class Sensitive:

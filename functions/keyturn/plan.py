@@ -16,23 +16,35 @@ the function that has found a plan to read. Those who only make passwords need `
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
 
 from keyturn import generate
 from keyturn.errors import Misconfigured
-from keyturn.generate import CharacterClass, Charset, PasswordPolicy
+from keyturn.generate import PasswordPolicy
+from keyturn.generators import kinds
+from keyturn.generators.policy import Policy
+from keyturn.generators.text import AnyCharset, Exclude, Length, Require
 from keyturn.model import Strategy
+from keyturn.shapes import (
+    Place,
+    Shape,
+    keys,
+    mapping,
+    refusal,
+    refuse_unknown,
+    require_keys,
+    shaped,
+    shown,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class SecretPlan:
         admin: The name or ARN of the secret with the admin's login, if there is one.
         password: Which passwords may be made. Checked.
         authority: The ARN of what sets the password in place of a login, if something does.
+        generate: What is generated, where the value is nobody's login.
     """
 
     strategy: Strategy
@@ -54,6 +67,7 @@ class SecretPlan:
     admin: str | None
     password: PasswordPolicy
     authority: str | None = None
+    generate: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,40 +85,16 @@ _DEFAULT = PasswordPolicy()
 _Name = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
 
 
-class _Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping in the file."""
-
-
-class PasswordShape(_Shape, frozen=True, kw_only=True):
+class PasswordShape(Shape, frozen=True, kw_only=True):
     """Which passwords may be made. Every password begins with a letter."""
 
-    # The bounds of `length` are generate's to enforce; here they only inform an editor.
-    length: Annotated[
-        int,
-        msgspec.Meta(
-            description="How many characters.",
-            extra_json_schema={"minimum": 1, "maximum": generate.LONGEST},
-        ),
-    ] = _DEFAULT.length
-    charset: Annotated[
-        Charset,
-        msgspec.Meta(
-            description="Whose alphabet: letters, digits and the symbols that this consumer takes"
-            " unescaped and unquoted."
-        ),
-    ] = _DEFAULT.charset
-    exclude: Annotated[
-        str, msgspec.Meta(description="Characters never used, written as one string.")
-    ] = _DEFAULT.exclude
-    require: Annotated[
-        tuple[CharacterClass, ...],
-        msgspec.Meta(
-            description="Classes with at least one character in every password; [] for none."
-        ),
-    ] = _DEFAULT.require
+    length: Length = _DEFAULT.length
+    charset: AnyCharset = _DEFAULT.charset
+    exclude: Exclude = _DEFAULT.exclude
+    require: Require = _DEFAULT.require
 
 
-class _SecretShape(_Shape, frozen=True, kw_only=True, tag_field="strategy"):
+class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
     """What every strategy has."""
 
     password: Annotated[
@@ -179,17 +169,26 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
 
 
-_AnySecret = SingleUserShape | DualPasswordShape | AlternatingUsersShape | AutoShape
+class GenerateShape(
+    Shape, frozen=True, kw_only=True, tag_field="strategy", tag=Strategy.GENERATE.value
+):
+    """No login: the value is generated, and keeps what verifiers need of the one before."""
+
+    generate: Annotated[kinds.AnyPolicy, msgspec.Meta(description="What to make.")]
+
+
+_AnySecret = SingleUserShape | DualPasswordShape | AlternatingUsersShape | AutoShape | GenerateShape
 _SHAPES: Mapping[str, type[_AnySecret]] = {
     Strategy.SINGLE_USER: SingleUserShape,
     Strategy.DUAL_PASSWORD: DualPasswordShape,
     Strategy.ALTERNATING_USERS: AlternatingUsersShape,
     Strategy.AUTO: AutoShape,
+    Strategy.GENERATE: GenerateShape,
 }
 _COMPLETEST_FIRST = (AlternatingUsersShape, *_SHAPES.values())
 
 
-class PlanShape(_Shape, frozen=True, kw_only=True):
+class PlanShape(Shape, frozen=True, kw_only=True):
     """Which secrets keyturn rotates, and how."""
 
     version: Annotated[
@@ -220,16 +219,16 @@ def parse(text: str, *, source: str) -> Plan:
     Raises:
         Misconfigured: Names the file, the place in it and the fix, and quotes no value.
     """
-    root = _Place(source)
-    top = _mapping(_tree(text, root), root, "Write `version: 1` and `secrets:`; see docs/plan.md.")
+    root = Place(source)
+    top = mapping(_tree(text, root), root, "Write `version: 1` and `secrets:`; see docs/plan.md.")
     # Before the unknown keys: a newer format may well have keys that this one does not know.
     if top.get("version", 1) != 1:
-        raise _refusal(root.at("version"), "is not 1", _FIXES["version"])
-    _require_keys(top, PlanShape, root)
+        raise refusal(root.at("version"), "is not 1", _FIXES["version"])
+    require_keys(top, PlanShape, root, _FIXES)
     # The secrets are read one by one, so that a refusal can name the secret.
-    _shaped({**top, "secrets": {}}, PlanShape, root)
+    shaped({**top, "secrets": {}}, PlanShape, root, _FIXES)
     place = root.at("secrets")
-    entries = _mapping(top["secrets"], place, _FIXES["secrets"])
+    entries = mapping(top["secrets"], place, _FIXES["secrets"])
     plans = {name: _secret(name, entry, place.at(name)) for name, entry in entries.items()}
     return Plan(MappingProxyType(plans))
 
@@ -257,23 +256,6 @@ def _unindented(tree: object) -> Any:
             return tree
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in which file, for messages."""
-
-    source: str
-    path: str = ""
-
-    def at(self, key: str) -> _Place:
-        return replace(self, path=f"{self.path}.{_shown(key)}" if self.path else _shown(key))
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.path}" if self.path else self.source
-
-
-_SHOWN = 120
-"""Characters of a key that a message shows."""
-
 _FIXES: Mapping[str, str] = {
     "version": "Write `version: 1`; if the plan is for a newer keyturn, install that.",
     "secrets": "Write `secrets:` and under it the name of each secret with its settings.",
@@ -284,161 +266,98 @@ _FIXES: Mapping[str, str] = {
     "authority": "Write the ARN of the instance or cluster that has the login, such as"
     " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`.",
     "password": "Write a mapping, such as `password: {length: 40}`.",
-    "length": "Write a whole number without quotes, such as `length: 40`.",
-    "charset": f"Write one of {', '.join(Charset)}.",
-    "exclude": "Write the characters as one text in quotes.",
-    "require": f"List any of {', '.join(CharacterClass)}, such as `require: [lower, digit]`.",
+    "generate": "Write a mapping, such as `generate: {kind: hmac}`.",
+    **kinds.FIXES,
 }
 
 
-def _secret(name: str, tree: object, place: _Place) -> SecretPlan:
+def _secret(name: str, tree: object, place: Place) -> SecretPlan:
     _require_name(name, place, "Write the name that the secret has in its store.")
-    entry = _mapping(tree, place, _FIXES["strategy"])
+    entry = mapping(tree, place, _FIXES["strategy"])
     shape = _shape(entry, place)
-    _require_keys(entry, shape, place)
+    require_keys(entry, shape, place, _FIXES)
+    if shape is GenerateShape:
+        policy = PasswordPolicy()
+        made = kinds.read(entry["generate"], place.at("generate"))
+        return SecretPlan(Strategy.GENERATE, None, None, None, policy, generate=made)
+    return _login(name, entry, shape, place)
+
+
+def _login(
+    name: str, entry: Mapping[str, object], shape: type[_AnySecret], place: Place
+) -> SecretPlan:
     if "password" in entry:
         at = place.at("password")
-        _require_keys(_mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at)
-    shaped = _shaped(entry, shape, place)
-    policy = PasswordPolicy(**msgspec.structs.asdict(shaped.password))
+        require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
+    read = shaped(entry, shape, place, _FIXES)
+    policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
     planned = SecretPlan(
         Strategy(str(entry["strategy"])),
-        _given(shaped, "users"),
-        _given(shaped, "owner"),
-        _given(shaped, "admin"),
+        _given(read, "users"),
+        _given(read, "owner"),
+        _given(read, "admin"),
         policy,
-        _given(shaped, "authority"),
+        _given(read, "authority"),
     )
     _require_logins(planned, name, place)
     return planned
 
 
-def _given(shaped: _AnySecret, key: str) -> Any:
+def _given(read: _AnySecret, key: str) -> Any:
     """Return what the plan says under *key*, or None."""
-    value = getattr(shaped, key, msgspec.UNSET)
+    value = getattr(read, key, msgspec.UNSET)
     return None if value is msgspec.UNSET else value
 
 
-def _shape(entry: Mapping[str, object], place: _Place) -> type[_AnySecret]:
+def _shape(entry: Mapping[str, object], place: Place) -> type[_AnySecret]:
     """Choose by strategy; keys that no strategy has come first, as one may be a typo of it."""
-    known = dict.fromkeys(key for shape in _COMPLETEST_FIRST for key in _keys(shape))
-    _refuse_unknown(entry, tuple(known), place)
+    known = dict.fromkeys(key for shape in _COMPLETEST_FIRST for key in keys(shape))
+    refuse_unknown(entry, tuple(known), place)
     if "strategy" not in entry:
-        raise _refusal(place, "has no `strategy`", _FIXES["strategy"])
+        raise refusal(place, "has no `strategy`", _FIXES["strategy"])
     strategy = entry["strategy"]
     if not isinstance(strategy, str) or strategy not in _SHAPES:
-        raise _refusal(place.at("strategy"), "is no strategy", _FIXES["strategy"])
+        raise refusal(place.at("strategy"), "is no strategy", _FIXES["strategy"])
     for key in entry:
-        if key not in _keys(_SHAPES[strategy]):
+        if key not in keys(_SHAPES[strategy]):
             raise _of_another_strategy(key, strategy, place)
     return _SHAPES[strategy]
 
 
-def _of_another_strategy(key: str, strategy: str, place: _Place) -> Misconfigured:
-    others = [name for name, shape in _SHAPES.items() if key in _keys(shape)]
-    return _refusal(
+def _of_another_strategy(key: str, strategy: str, place: Place) -> Misconfigured:
+    others = [name for name, shape in _SHAPES.items() if key in keys(shape)]
+    return refusal(
         place.at(key),
         f"is no key of {strategy}",
         f"Remove `{key}`, or choose one of {', '.join(others)}.",
     )
 
 
-def _require_logins(plan: SecretPlan, name: str, place: _Place) -> None:
+def _require_logins(plan: SecretPlan, name: str, place: Place) -> None:
     named = [("users", login) for login in plan.users or ()]
     for key, login in (*named, ("owner", plan.owner), ("admin", plan.admin)):
         if login is not None:
             _require_name(login, place.at(key), _FIXES[key])
     if plan.users and plan.users[0] == plan.users[1]:
-        raise _refusal(place.at("users"), "names one login twice", _FIXES["users"])
+        raise refusal(place.at("users"), "names one login twice", _FIXES["users"])
     if plan.admin == name:
-        raise _refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
+        raise refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
     if plan.users and plan.admin is None:
-        raise _refusal(place, "has no `admin`, who sets the users", _FIXES["admin"])
+        raise refusal(place, "has no `admin`, who sets the users", _FIXES["admin"])
     if plan.authority is not None and not re.fullmatch(_ARN, plan.authority):
-        raise _refusal(place.at("authority"), "is no such ARN", _FIXES["authority"])
+        raise refusal(place.at("authority"), "is no such ARN", _FIXES["authority"])
     if plan.owner and plan.users is None:
-        raise _refusal(place, "has an `owner` and no `users`", _FIXES["users"])
+        raise refusal(place, "has an `owner` and no `users`", _FIXES["users"])
 
 
-def _require_name(name: str, place: _Place, remedy: str) -> None:
+def _require_name(name: str, place: Place, remedy: str) -> None:
     if not name:
-        raise _refusal(place, "is an empty name", remedy)
+        raise refusal(place, "is an empty name", remedy)
     if name != name.strip():
-        raise _refusal(place, "is a name that begins or ends with a blank", remedy)
+        raise refusal(place, "is a name that begins or ends with a blank", remedy)
     if not name.isprintable():
-        raise _refusal(place, "is a name with a character that cannot be printed", remedy)
-
-
-def _require_keys(entry: Mapping[str, object], shape: type[_Shape], place: _Place) -> None:
-    _refuse_unknown(entry, _keys(shape), place)
-    for key in _required(shape):
-        if key not in entry:
-            raise _refusal(place, f"has no `{key}`", _FIXES[key])
-
-
-def _refuse_unknown(entry: Mapping[str, object], known: Collection[str], place: _Place) -> None:
-    for key in entry:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            raise _refusal(
-                place.at(key),
-                "is not a key",
-                f"Write `{close[0]}`." if close else f"Remove it; the keys are {', '.join(known)}.",
-            )
-
-
-def _keys(shape: type[_Shape]) -> tuple[str, ...]:
-    tag = shape.__struct_config__.tag_field
-    return ((tag,) if tag else ()) + shape.__struct_encode_fields__
-
-
-@cache  # msgspec inspects the annotations anew each time, which a long plan would feel
-def _required(shape: type[_Shape]) -> tuple[str, ...]:
-    return tuple(field.encode_name for field in msgspec.structs.fields(shape) if field.required)
-
-
-_AnyShape = TypeVar("_AnyShape", bound=_Shape)
-
-
-def _shaped(entry: Mapping[str, object], shape: type[_AnyShape], place: _Place) -> _AnyShape:
-    try:
-        return msgspec.convert(entry, shape)
-    except msgspec.ValidationError as error:
-        problem = str(error)
-    # Refused outside the handler, and in our words: msgspec's may quote the value.
-    fact, _, path = problem.rstrip("`").partition(" - at `$.")
-    key = re.findall(r"[a-z]+", path)[-1:]
-    raise _refusal(place.at(path), _mismatch(fact), " ".join(_FIXES[name] for name in key))
-
-
-_KINDS: Mapping[str, str] = {
-    "array": "a list",
-    "bool": "true or false",
-    "float": "a fraction",
-    "int": "a whole number",
-    "null": "empty",
-    "object": "a mapping",
-    "str": "text",
-}
-
-
-def _mismatch(fact: str) -> str:
-    """Say in a user's words what msgspec found; its texts are pinned by tests."""
-    if kinds := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`?", fact):
-        expected, got = (_KINDS[kind] for kind in kinds.groups())
-        return f"is {got}, not {expected}"
-    if "of length" in fact:
-        return "has not exactly two entries"
-    return "is none of the values known here"
-
-
-def _mapping(tree: object, place: _Place, remedy: str) -> Mapping[str, object]:
-    if tree is None:
-        raise _refusal(place, "is empty", remedy)
-    if not isinstance(tree, dict):
-        raise _refusal(place, "is not a mapping", remedy)
-    return tree
+        raise refusal(place, "is a name with a character that cannot be printed", remedy)
 
 
 def _text(path: Path) -> str:
@@ -450,7 +369,7 @@ def _text(path: Path) -> str:
         fact = f"cannot be read: {error.strerror}"
         remedy = "Put a readable plan there, or name the place where it is."
     # Refused outside the handler: the decoder's error carries the whole file.
-    raise _refusal(_Place(str(path)), fact, remedy)
+    raise refusal(Place(str(path)), fact, remedy)
 
 
 class _Loader(yaml.SafeLoader):
@@ -476,7 +395,7 @@ for _kind, (_pattern, _) in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), None)
 
 
-def _tree(text: str, source: _Place) -> object:
+def _tree(text: str, source: Place) -> object:
     """Return *text* as mappings with text keys, lists and scalars."""
     try:
         root = yaml.compose(text, _Loader)
@@ -488,7 +407,7 @@ def _tree(text: str, source: _Place) -> object:
     except RecursionError:
         fact, mark = "it is nested too deeply", None
     place = source.at(f"line {mark.line + 1}, column {mark.column + 1}") if mark else source
-    raise _refusal(
+    raise refusal(
         place,
         f"is not usable YAML: {fact}",
         "Mend it there; indent with spaces, never tabs, and quote text with unusual characters.",
@@ -500,7 +419,7 @@ def _unquoted(problem: str | None) -> str:
     return re.sub(r"'[\w!-]{2,}'", "'...'", problem or "it cannot be parsed")
 
 
-def _built(node: yaml.Node, source: _Place, built: dict[yaml.Node, object]) -> object:
+def _built(node: yaml.Node, source: Place, built: dict[yaml.Node, object]) -> object:
     """Return what *node* stands for. Aliases share it: one may stand for thousands, or itself."""
     if node in built:
         return built[node]
@@ -520,28 +439,26 @@ def _built(node: yaml.Node, source: _Place, built: dict[yaml.Node, object]) -> o
     return built[node]
 
 
-def _pairs(node: yaml.MappingNode, source: _Place) -> Iterator[tuple[str, yaml.Node]]:
+def _pairs(node: yaml.MappingNode, source: Place) -> Iterator[tuple[str, yaml.Node]]:
     lines: dict[str, int] = {}
     for key_node, child in node.value:
         line = key_node.start_mark.line + 1
         key = _key(key_node, source.at(f"line {line}"))
         if key in lines:
-            raise _refusal(
+            raise refusal(
                 source.at(f"line {line}"),
-                f"the key `{_shown(key)}` is given twice, first on line {lines[key]}",
+                f"the key `{shown(key)}` is given twice, first on line {lines[key]}",
                 "Keep one of the two.",
             )
         lines[key] = line
         yield key, child
 
 
-def _key(node: yaml.Node, place: _Place) -> str:
+def _key(node: yaml.Node, place: Place) -> str:
     if node.tag != _Loader.DEFAULT_SCALAR_TAG or not isinstance(node, yaml.ScalarNode):
-        raise _refusal(
-            place, "a key is not text", "Quote the key, if it is a name; else remove it."
-        )
+        raise refusal(place, "a key is not text", "Quote the key, if it is a name; else remove it.")
     if node.value == "<<" and not node.style:
-        raise _refusal(
+        raise refusal(
             place,
             "`<<` merges mappings, which a plan cannot do",
             "Write the keys out, or share the whole mapping by an alias.",
@@ -549,7 +466,7 @@ def _key(node: yaml.Node, place: _Place) -> str:
     return _whole(node, place)
 
 
-def _scalar(node: yaml.ScalarNode, source: _Place) -> object:
+def _scalar(node: yaml.ScalarNode, source: Place) -> object:
     if node.tag == _Loader.DEFAULT_SCALAR_TAG:
         return _whole(node, source.at(f"line {node.start_mark.line + 1}"))
     # An explicit tag has not been through the resolver: `!!int x` gets here, and so does `!x`.
@@ -559,10 +476,10 @@ def _scalar(node: yaml.ScalarNode, source: _Place) -> object:
     return read(node.value)
 
 
-def _whole(node: yaml.ScalarNode, place: _Place) -> str:
+def _whole(node: yaml.ScalarNode, place: Place) -> str:
     """Return the text. Half a character would pass as text until msgspec has to encode it."""
     if re.search(r"[\ud800-\udfff]", node.value):
-        raise _refusal(
+        raise refusal(
             place,
             "has an escape for half a character",
             "Write the character itself, or its one escape that begins with a capital U.",
@@ -570,18 +487,9 @@ def _whole(node: yaml.ScalarNode, place: _Place) -> str:
     return str(node.value)
 
 
-def _tagged(node: yaml.Node, source: _Place) -> Misconfigured:
-    return _refusal(
+def _tagged(node: yaml.Node, source: Place) -> Misconfigured:
+    return refusal(
         source.at(f"line {node.start_mark.line + 1}"),
         "has a YAML tag that a plan does not use",
         "Remove the tag; quote the text if it begins with an exclamation mark.",
     )
-
-
-def _shown(key: str) -> str:
-    short = key[:_SHOWN]
-    return short if short.isprintable() else ascii(short)
-
-
-def _refusal(place: _Place, fact: str, remedy: str) -> Misconfigured:
-    return Misconfigured(f"{place}: {fact}", remedy=remedy)

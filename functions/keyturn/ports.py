@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -99,6 +100,59 @@ class SecretStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a store holds under a name. Identifiers only.
+
+    Attributes:
+        current: The version that readers get; None if the secret has no value yet.
+        kept: Every version in some slot.
+        is_rotated: Something rotates it on a schedule, or is doing so now.
+    """
+
+    current: RotationId | None
+    kept: frozenset[RotationId]
+    is_rotated: bool
+
+
+class ValueStore(Protocol):
+    """Where values are put that are nobody's login, on demand and not by a rotation."""
+
+    def find(self, ref: SecretRef) -> Found | None:
+        """Look the secret up by its name; None if there is none.
+
+        Raises:
+            Misconfigured: It is being deleted.
+        """
+        ...
+
+    def read(self, ref: SecretRef, version_id: RotationId) -> Sensitive | None:
+        """Return the value of a version; None if there is no such version."""
+        ...
+
+    def create(self, ref: SecretRef, version_id: RotationId, value: Sensitive) -> bool:
+        """Make the secret with its first version.
+
+        Returns:
+            False if there is one of that name already. Nothing was written then.
+
+        Raises:
+            Misconfigured: The value does not fit the store's limits.
+        """
+        ...
+
+    def put(self, ref: SecretRef, version_id: RotationId, value: Sensitive) -> bool:
+        """Make *value* current, as a version of that id.
+
+        Returns:
+            False if there is a version of that id already. It stays as it is.
+
+        Raises:
+            Misconfigured: The value does not fit the store's limits.
+        """
+        ...
+
+
 class Target(Protocol):
     """A system whose credential is rotated. Add one: one module, one contract test."""
 
@@ -149,6 +203,42 @@ class Retiring(Protocol):
             Busy: Current has changed meanwhile.
             NotYetAccepted: The target refuses current. Nothing was changed.
         """
+        ...
+
+
+@runtime_checkable
+class Untold(Protocol):
+    """A target that nobody tells anything: what was staged for it, no one knows yet.
+
+    Nothing that a crashed rotation left pending has to be adopted, and nothing may be: it follows
+    from what was current then.
+    """
+
+    def is_untold(self) -> bool:
+        """Be this kind of target. Always true."""
+        ...
+
+
+class Kind(Protocol):
+    """A kind of value that is generated, with its options."""
+
+    def following(self, before: Sensitive) -> Sensitive:
+        """Make the next value from the whole of the one before.
+
+        Keeps what verifiers need of it, and whatever else is in it.
+
+        Raises:
+            Misconfigured: *before* is not what the kind can be a part of.
+            Unsupported: This installation lacks a library.
+        """
+        ...
+
+    def is_whole(self, value: Sensitive) -> bool:
+        """Tell whether *value* is well formed: keys are read, hashes compared."""
+        ...
+
+    def follows(self, value: Sensitive, before: Sensitive) -> bool:
+        """Tell whether *value* keeps of *before* what verifiers need."""
         ...
 
 

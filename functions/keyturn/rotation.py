@@ -9,7 +9,7 @@ Every step reads the store first and decides from what it finds, never from memo
 may have died between any two lines, and the next one may run in another container, in another
 order, twice. Each step is therefore a function of (what the store holds, rotation id) that is
 safe to repeat. Rotation rolls forward: a staged credential is finished or adopted, never thrown
-away, because the target may already accept it.
+away, because the target may already accept it; only where there is no target, none is adopted.
 
 A platform that drives the steps one by one calls `perform`; one that delivers a single event
 calls `run`.
@@ -21,7 +21,7 @@ from datetime import timedelta
 
 from keyturn.errors import Busy, NotYetAccepted
 from keyturn.model import Credential, Outcome, RotationId, SecretRef, Snapshot, Step, Version
-from keyturn.ports import Clock, SecretStore, Target, Targets
+from keyturn.ports import Clock, SecretStore, Target, Targets, Untold
 
 STALE_AFTER = timedelta(hours=1)
 """A foreign pending version older than this is a crashed rotation, not a running one.
@@ -106,6 +106,8 @@ class Rotation:
                 f"{self.ref}: rotation {stray.rotation_id} is in flight",
                 remedy="Wait for it to end, or cancel it.",
             )
+        if isinstance(target, Untold):
+            return None
         return stray.credential if target.accepts(stray.credential) else None
 
     def _set(self) -> Outcome:

@@ -7,6 +7,7 @@ DualPassword       one account, two passwords: current is always accepted. The e
                    know how, and somebody must be allowed to
 AlternatingUsers   two accounts take turns, an admin sets them; current is always accepted
 BestOffered        DualPassword where it is offered, else one of the others
+Generated          nobody: there is no target, and the value is all there is
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from keyturn.ports import (
     Authority,
     DualSession,
     Generate,
+    Kind,
     PasswordEngine,
     Pending,
     Session,
@@ -338,6 +340,41 @@ class AlternatingUsers:
         owner = self._pair(credential.principal).owner
         with self._engine.login(credential) as session:
             return session is not None and _twin(session).acts_for(owner)
+
+
+class Generated:
+    """No target: the next value is made from the one before, and is all there is to a rotation.
+
+    Whoever verifies reads the value and finds there what it still needs of the one before. It is an
+    `Untold` target: what a crashed rotation left pending is known to nobody, and is not adopted.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
+        """See `Target.create`."""
+        del kept
+        return replace(current, secret=self._kind.following(current.secret))
+
+    def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
+        """See `Target.set`. Changes nothing; refuses what would drop a value still in use."""
+        del kept
+        following = pending()
+        if not self._kind.follows(following.credential.secret, current.credential.secret):
+            raise Drifted(
+                f"pending version {following.rotation_id} was not made from {current.rotation_id},"
+                " which is current",
+                remedy="Cancel this rotation, and rotate again.",
+            )
+
+    def accepts(self, credential: Credential) -> bool:
+        """See `Target.accepts`. There is nobody to refuse it but we: is it well formed?"""
+        return self._kind.is_whole(credential.secret)
+
+    def is_untold(self) -> bool:
+        """See `Untold`."""
+        return True
 
 
 class _OwnAccount:

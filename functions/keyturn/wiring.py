@@ -16,19 +16,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from keyturn import authorities, generate, targets
-from keyturn.boundary import RotationEvent, secret_name
-from keyturn.document import kind_of
+from keyturn import authorities, generate, on_demand, targets
+from keyturn.boundary import GenerationEvent, RotationEvent, secret_name
+from keyturn.document import Members, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
-from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings, Version
+from keyturn.model import (
+    Credential,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Strategy,
+    Surroundings,
+    Version,
+)
 from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
 from keyturn.rotation import Rotation
-from keyturn.stores.secrets_manager import SecretsManager
+from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.strategies import (
     Admin,
     AlternatingUsers,
     BestOffered,
     DualPassword,
+    Generated,
     Pair,
     PlatformUser,
     SingleUser,
@@ -58,6 +67,7 @@ class Settings:
         ca_file: A PEM file with private authorities.
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
+        kms_key: What secrets that are made on demand are encrypted with; None for the account's.
     """
 
     secrets: tuple[str, ...] = ()
@@ -66,6 +76,7 @@ class Settings:
     ca_file: str | None = None
     plan_file: Path | None = None
     strategy: Strategy | None = None
+    kms_key: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -88,6 +99,7 @@ class Settings:
             environment.get("KEYTURN_CA_FILE") or None,
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
+            environment.get("KEYTURN_KMS_KEY") or None,
         )
 
 
@@ -96,6 +108,7 @@ _VARIABLES = {
     "KEYTURN_ADMIN_SECRETS",
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
+    "KEYTURN_KMS_KEY",
     "KEYTURN_PLAN",
     "KEYTURN_STRATEGY",
 }
@@ -120,10 +133,10 @@ def rotation(
         Denied: The secret is not one that this function may rotate.
     """
     settings = Settings.from_environment(environment)
-    store = SecretsManager(_client(), rotation_token=event.rotation_token)
+    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
+    store = SecretsManager(_client(), rotation_token=event.rotation_token, members=secret.members)
     _authorise(event.ref, settings, store, function_arn)
     surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
-    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
 
     def choose(credential: Credential) -> Target:
         return _candidates(credential, secret, settings, surroundings, store).chosen()
@@ -132,20 +145,79 @@ def rotation(
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """A value that is about to be made and stored.
+
+    Attributes:
+        order: Under which name, as which version.
+        kind: The name of the kind.
+        entropy_bits: What an attacker who knows the policy has to guess.
+        fulfil: Makes and stores it. Repeatable.
+    """
+
+    order: on_demand.Order
+    kind: str
+    entropy_bits: float
+    fulfil: Callable[[], on_demand.Stored]
+
+
+def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Generation:
+    """Build what *event* asks for.
+
+    Raises:
+        Misconfigured: The kind or its options are wrong.
+        Denied: The secret is not one that KEYTURN_SECRETS allows.
+    """
+    # Imported here: a function that rotates a login does not pay for them.
+    from keyturn.generators import kinds
+    from keyturn.generators.fingerprint import fingerprint
+    from keyturn.shapes import Place
+
+    settings = Settings.from_environment(environment)
+    if not _matches(event.ref, settings.secrets):
+        raise Denied(
+            f"{event.ref} is not a secret that KEYTURN_SECRETS allows",
+            remedy="List a pattern for the secret in KEYTURN_SECRETS, if the name is right.",
+        )
+    policy = kinds.read({"kind": event.kind, **event.options}, Place("the policy"))
+    store = SecretsManagerValues(_client(), kms_key=settings.kms_key)
+    version_id = on_demand.version_id(event.ref, event.request_id)
+    order = on_demand.Order(event.ref, version_id, overwrite=event.overwrite)
+    return Generation(
+        order,
+        event.kind,
+        policy.entropy_bits,
+        lambda: on_demand.fulfil(order, policy, store, fingerprint),
+    )
+
+
+def ask_to_rotate(name: str, rotation_id: RotationId) -> Callable[[], bool]:
+    """Have the secret of that name rotated, by whatever function it names.
+
+    Returns:
+        What tells whether the new version is current. Raises Busy once it will never be.
+    """
+    store = SecretsManager(_client())
+    ref = store.full_name(SecretRef(name))
+    store.rotate(ref, rotation_id)
+    return lambda: store.snapshot(ref, rotation_id).current == rotation_id
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """How a secret would be rotated.
 
     Attributes:
-        user: Whose credential it is.
-        place: Where it logs in.
+        user: Whose credential it is; None if it is nobody's login.
+        place: Where it logs in, if it does.
         asked: The strategy that the plan or the secret asks for.
         strategy: What that comes to.
         authority: The ARN of what sets the password, if the plan names it.
         refusals: Why a strategy would not work now; None for one that would.
     """
 
-    user: str
-    place: str
+    user: str | None
+    place: str | None
     asked: Strategy
     strategy: Strategy
     authority: str | None
@@ -160,12 +232,12 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     settings = replace(
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
-    store = SecretsManager(_client())
+    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
+    secret = _Secret(SecretRef(name), plan)
+    store = SecretsManager(_client(), members=secret.members)
     surroundings = Surroundings(lambda: EXPLAIN_S, settings.plaintext_hosts, settings.ca_file)
     version = store.current(SecretRef(name))
     current = version.credential
-    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    secret = _Secret(SecretRef(name), plan)
     candidates = _candidates(current, secret, settings, surroundings, store)
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
@@ -177,7 +249,15 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
         strategy = Strategy.DUAL_PASSWORD if is_dual else candidates.next_best()
     place = f"{current.fields.get('host')}:{current.fields.get('port', 'its usual port')}"
     authority = plan.authority if plan is not None else None
-    return Explanation(current.principal, place, candidates.strategy, strategy, authority, refusals)
+    is_login = strategy is not Strategy.GENERATE
+    return Explanation(
+        current.principal if is_login else None,
+        place if is_login else None,
+        candidates.strategy,
+        strategy,
+        authority,
+        refusals,
+    )
 
 
 EXPLAIN_S = 30.0
@@ -241,6 +321,12 @@ class _Secret:
     ref: SecretRef
     plan: SecretPlan | None
 
+    @property
+    def members(self) -> Members | Whole:
+        """Say how its value is read."""
+        is_login = self.plan is None or self.plan.generate is None
+        return Members() if is_login else Whole()
+
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
@@ -280,6 +366,8 @@ class _Candidates:
                 return self.alternating_users()
             case Strategy.AUTO:
                 return BestOffered(self.dual_password(), self.makers()[self.next_best()]())
+            case Strategy.GENERATE:  # `_candidates` has seen to it
+                raise AssertionError("a secret that is generated has no engine")
 
     def makers(self) -> Mapping[Strategy, Callable[[], Target]]:
         return {
@@ -317,6 +405,8 @@ def _candidates(
     store: SecretsManager,
 ) -> _Candidates | _Whole:
     plan = secret.plan
+    if plan is not None and plan.generate is not None:
+        return _Whole(plan.strategy, Generated(plan.generate))
     policy = plan.password if plan is not None else generate.PasswordPolicy()
 
     def fresh() -> Sensitive:
@@ -508,10 +598,11 @@ def _list(value: str) -> tuple[str, ...]:
 
 
 def _strategy(value: str) -> Strategy | None:
-    if not value or value in set(Strategy):
+    known = [each for each in Strategy if each is not Strategy.GENERATE]  # a plan says what
+    if not value or value in known:
         return Strategy(value) if value else None
     raise Misconfigured(
-        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(Strategy)}, or none."
+        "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(known)}, or none."
     )
 
 

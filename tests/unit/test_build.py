@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 ZIP_REPRODUCIBLE = ROOT / "infra" / "zip_reproducible.py"
 ZIP_MAX_BYTES = 6_000_000
 """The budget for a function with one database driver."""
+GENERATE_ZIP_MAX_BYTES = 7_500_000
+"""For the one that makes keys: `cryptography` alone is 5 MB."""
 
 GROUP_OF = {
     "requirements/dev.txt": "dev",
@@ -28,6 +30,7 @@ GROUP_OF = {
     "functions/requirements/rotate-postgres.txt": "fn-rotate-postgres",
     "functions/requirements/rotate-mysql.txt": "fn-rotate-mysql",
     "functions/requirements/rotate-redis.txt": "fn-rotate-redis",
+    "functions/requirements/generate.txt": "fn-generate",
 }
 
 
@@ -180,12 +183,55 @@ def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None
 
     packages = {path.name for path in ours.iterdir() if path.is_dir()}
 
-    assert packages == {"authorities", "stores", "targets"}
+    assert packages == {"authorities", "generators", "stores", "targets"}
     assert {path.name for path in (ours / "stores").iterdir()} == {
         "__init__.py",
         "secrets_manager.py",
     }
     assert [path.name for path in (deployed / "aws").iterdir()] == ["rotate.py"]
+
+
+@pytest.fixture(scope="module")
+def generating(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The function that generates, packed for this machine and this Python."""
+    folder = tmp_path_factory.mktemp("generating") / "package"
+    return _build(
+        folder,
+        function="Generate",
+        architecture=_architecture(),
+        python=platform.python_version(),
+    )
+
+
+def test_the_package_that_generates_holds_what_makes_keys_and_no_driver(
+    generating: Path, tmp_path: Path
+) -> None:
+    names = {path.name for path in generating.iterdir() if path.suffix != ".dist-info"}
+
+    assert names >= {"bcrypt", "cryptography", "joserfc", "keyturn", "aws"}
+    assert not [driver for drivers in DRIVERS.values() for driver in drivers & names]
+    assert {path.name for path in (generating / "aws").iterdir()} == {"generate.py", "rotate.py"}
+    assert [path.name for path in (generating / "keyturn" / "targets").iterdir()] == ["__init__.py"]
+    assert _zip_bytes(generating, tmp_path) <= GENERATE_ZIP_MAX_BYTES
+
+
+def test_every_kind_can_be_made_with_the_package_alone(generating: Path, tmp_path: Path) -> None:
+    ran = _python(
+        generating,
+        _runtime(tmp_path / "runtime"),
+        "import aws.generate, aws.rotate, keyturn.plan\n"
+        "from keyturn.generators import kinds\n"
+        "from keyturn.generators.policy import NOTHING\n"
+        "from keyturn.shapes import Place\n"
+        "needed = {'totp': {'issuer': 'a', 'account': 'b'}, 'csr': {'common_name': 'a'},\n"
+        "    'htpasswd': {'user': 'a', 'cost': 10}, 'fields': {'fields': {'a': {'kind': 'hex'}}}}\n"
+        "for kind in kinds.KINDS:\n"
+        "    policy = kinds.read({'kind': kind, **needed.get(kind, {})}, Place('here'))\n"
+        "    assert policy.is_whole(policy.following(NOTHING)), kind\n"
+        "print('all')\n",
+    )
+
+    assert ran.stdout.strip() == "all", ran.stderr
 
 
 def test_the_package_says_what_is_inside_and_under_which_licence(deployed: Path) -> None:
@@ -321,9 +367,10 @@ def _zip_bytes(packed: Path, folder: Path) -> int:
     return (folder / "package.zip").stat().st_size
 
 
-def _build(
+def _build(  # noqa: PLR0913  # all but one have a default, and a name
     folder: Path,
     *,
+    function: str = "Rotate",
     engine: str = "postgres",
     architecture: str = "arm64",
     python: str = "3.13",
@@ -337,7 +384,7 @@ def _build(
     environment["ENGINE"] = engine
     environment["PYTHON_VERSION"] = ".".join(python.split(".")[:2])
     built = subprocess.run(
-        ["make", "--makefile", ROOT / "functions" / "Makefile", "build-Rotate"],  # noqa: S607  # from the PATH above
+        ["make", "--makefile", ROOT / "functions" / "Makefile", f"build-{function}"],  # noqa: S607  # from the PATH above
         cwd=ROOT / "functions",
         env=environment,
         capture_output=True,

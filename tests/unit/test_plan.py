@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from keyturn import generate, plan
 from keyturn.errors import Misconfigured
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
+from keyturn.generators import kinds
+from keyturn.generators.shared_keys import Hmac
 from keyturn.model import Strategy
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,6 +60,10 @@ def refusal(text: str) -> tuple[str, str]:
     with pytest.raises(Misconfigured) as caught:
         read(text)
     return str(caught.value), caught.value.remedy
+
+
+SCALARS = st.integers(-5, 300) | st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2)
+"""Values of no option in particular."""
 
 
 class TestAPlan:
@@ -119,6 +125,12 @@ class TestAPlan:
         text = SINGLE + "    password: {require: []}\n"
 
         assert read(text).secrets["prod/reports/db"].password.require == ()
+
+    def test_of_a_value_without_a_target_says_what_to_make(self) -> None:
+        secret = read(GENERATED).secrets["prod/a"]
+
+        assert secret.strategy is Strategy.GENERATE
+        assert secret.generate == Hmac()
 
     def test_may_name_an_authority_for_a_single_user(self) -> None:
         secret = read(SINGLE + f"    authority: {CLUSTER}\n").secrets["prod/reports/db"]
@@ -220,7 +232,9 @@ ASK_LENGTH = "Write a whole number without quotes, such as `length: 40`."
 ASK_USERS = "List exactly two different login names, such as `users: [orders_a, orders_b]`."
 ASK_OWNER = "Name the role that both users act as, such as `owner: orders`."
 ASK_ADMIN = "Name another secret, the one with the admin's login, such as `admin: orders-admin`."
-ASK_STRATEGY = "Write `strategy:` with one of single-user, dual-password, alternating-users, auto."
+ASK_STRATEGY = (
+    "Write `strategy:` with one of single-user, dual-password, alternating-users, auto, generate."
+)
 ASK_AUTHORITY = (
     "Write the ARN of the instance or cluster that has the login, such as"
     " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`."
@@ -235,7 +249,7 @@ ASK_MEND = "Mend it there; indent with spaces, never tabs, and quote text with u
 ASK_HALF = "Write the character itself, or its one escape that begins with a capital U."
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
-PAIR_KEYS = "strategy, password, users, owner, admin, authority"
+PAIR_KEYS = "strategy, password, users, owner, admin, authority, generate"
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
 NO_SYMBOL = "`require` names symbol, of which `charset` and `exclude` leave no character"
@@ -671,9 +685,67 @@ BAD_PASSWORDS = [
     ),
 ]
 
+GENERATED = "version: 1\nsecrets:\n  prod/a:\n    strategy: generate\n    generate: {kind: hmac}\n"
+MADE_AT = "secrets.prod/a.generate"
+ASK_GENERATE = "Write a mapping, such as `generate: {kind: hmac}`."
+
+
+def of_generated(new: str) -> str:
+    return changed(GENERATED, "{kind: hmac}", new)
+
+
+BAD_GENERATED = [
+    (
+        "nothing to generate",
+        changed(GENERATED, "    generate: {kind: hmac}\n", ""),
+        "secrets.prod/a: has no `generate`",
+        ASK_GENERATE,
+    ),
+    ("an empty mapping", of_generated(""), f"{MADE_AT}: is empty", kinds.FIXES["kind"]),
+    ("no kind", of_generated("{bytes: 32}"), f"{MADE_AT}: has no `kind`", kinds.FIXES["kind"]),
+    (
+        "a kind that is none",
+        of_generated("{kind: hmca}"),
+        f"{MADE_AT}.kind: is no kind of value",
+        f"Write one of {', '.join(kinds.KINDS)}.",
+    ),
+    (
+        "a token that is too short",
+        of_generated("{kind: hex, bytes: 9}"),
+        f"{MADE_AT}: 72 bits of entropy, fewer than 80",
+        "Set `bytes` to 10 or more.",
+    ),
+    (
+        "an option of another kind",
+        of_generated("{kind: hmac, words: 9}"),
+        f"{MADE_AT}.words: is not a key",
+        "Remove it; the keys are kind, bytes.",
+    ),
+    (
+        "a field that is too short",
+        of_generated("{kind: fields, fields: {a: {kind: hex, bytes: 9}}}"),
+        f"{MADE_AT}.fields.a: 72 bits of entropy, fewer than 80",
+        "Set `bytes` to 10 or more.",
+    ),
+    (
+        "a password policy, where nobody logs in",
+        GENERATED + "    password: {length: 40}\n",
+        "secrets.prod/a.password: is no key of generate",
+        "Remove `password`, or choose one of single-user, dual-password, alternating-users, auto.",
+    ),
+    (
+        "something to generate, where somebody logs in",
+        SINGLE + "    generate: {kind: hmac}\n",
+        f"{SINGLE_AT}.generate: is no key of single-user",
+        "Remove `generate`, or choose one of generate.",
+    ),
+]
+
 BAD = [
     pytest.param(text, f"keyturn.yaml: {fact}", remedy, id=wrong)
-    for wrong, text, fact, remedy in chain(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS)
+    for wrong, text, fact, remedy in chain(
+        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED)
+    )
 ]
 
 
@@ -750,6 +822,10 @@ class TestARefusal:
                 "owner": st.text(max_size=3) | st.integers(),
                 "admin": st.text(max_size=3),
                 "authority": st.text(max_size=3) | st.just(CLUSTER),
+                "generate": st.fixed_dictionaries(
+                    {"kind": st.sampled_from([*kinds.KINDS, "other"])},
+                    optional={key: SCALARS for key in kinds.FIXES if key != "kind"},
+                ),
                 "password": st.fixed_dictionaries(
                     {},
                     optional={
@@ -824,7 +900,7 @@ class TestTheGuide:
         described = set(re.findall(r"^\| `([a-z]+)` \|", GUIDE, flags=re.MULTILINE))
         shapes = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
-            *(plan.SingleUserShape, plan.PasswordShape),
+            *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape),
         )
         keys = set(chain.from_iterable(shape.__struct_fields__ for shape in shapes))
 
@@ -871,7 +947,7 @@ class TestTheSchema:
     def test_describes_every_key_for_editors(self) -> None:
         for shape in definitions().values():
             for key, member in shape.get("properties", {}).items():
-                assert key == "strategy" or member.get("description"), key
+                assert key in {"strategy", "kind"} or member.get("description"), key
 
     def test_allows_no_unknown_key(self) -> None:
         for name, shape in definitions().items():

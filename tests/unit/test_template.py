@@ -36,8 +36,12 @@ class _NoManagedPolicies:
 @cache
 def _transformed() -> dict[str, Any]:
     parsed: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
-    function = parsed["Resources"]["Rotate"]["Properties"]
-    function["CodeUri"] = {"Bucket": "b", "Key": "k"}  # as `sam package` leaves it
+    for each in parsed["Resources"].values():
+        if each["Type"] == "AWS::Serverless::Function":
+            each["Properties"]["CodeUri"] = {
+                "Bucket": "b",
+                "Key": "k",
+            }  # as `sam package` leaves it
     transformed: dict[str, Any] = transform(parsed, {}, _NoManagedPolicies())
     return transformed
 
@@ -63,7 +67,11 @@ def function(resources: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any]) -> None:
-    declared = {*secrets_manager.PERMISSIONS, *postgres.PERMISSIONS}
+    declared = {
+        *secrets_manager.PERMISSIONS,
+        *secrets_manager.VALUE_PERMISSIONS,
+        *postgres.PERMISSIONS,
+    }
 
     granted = {
         action
@@ -104,6 +112,8 @@ def test_the_key_serves_these_two_secrets_through_secrets_manager_only(
     seen = {}
     for statement in statements:
         condition = statement["Condition"]["StringEquals"]
+        if "StringLike" in statement["Condition"]:
+            continue  # the generated secrets': see below
         assert condition["kms:ViaService"]["Fn::Sub"].startswith("secretsmanager.${AWS::Region}.")
         seen[condition["kms:EncryptionContext:SecretARN"]["Ref"]] = _list(statement["Action"])
     assert seen == {
@@ -141,11 +151,12 @@ def test_only_this_accounts_secrets_manager_may_call_it(resources: dict[str, Any
 
     assert permissions == [
         {
-            "FunctionName": {"Ref": "Rotate"},
+            "FunctionName": {"Ref": function},
             "Action": "lambda:InvokeFunction",
             "Principal": "secretsmanager.amazonaws.com",
             "SourceAccount": {"Ref": "AWS::AccountId"},
         }
+        for function in ("Rotate", "RotateGenerated")
     ]
 
 
@@ -157,6 +168,74 @@ def test_other_services_may_use_the_key_for_the_alerts_only(resources: dict[str,
     assert set(services["Condition"]["StringEquals"]) == {"kms:EncryptionContext:aws:sns:topicArn"}
     [anybody] = [each for each in policy if each["Principal"] == {"AWS": "*"}]
     assert set(anybody["Condition"]["StringEquals"]) == {"kms:CallerAccount", "kms:ViaService"}
+
+
+# ---------------------------------------------------------------------------- what is generated
+
+GENERATED = {
+    "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}"
+    ":secret:${GeneratedSecrets}"
+}
+GENERATED_RESOURCES = (
+    *("Generate", "GenerateRole", "GenerateLogs", "GeneratedErrorsAlarm", "RotateGenerated"),
+    *("RotateGeneratedLogs", "RotateGeneratedPermission", "RotateGeneratedRole"),
+)
+
+
+def test_nothing_generates_unless_names_are_given(template: dict[str, Any]) -> None:
+    found = [name for name in template["Resources"] if "Generate" in name]
+
+    assert sorted(found) == sorted(GENERATED_RESOURCES)
+    assert template["Parameters"]["GeneratedSecrets"]["Default"] == ""
+    for name in found:
+        assert template["Resources"][name]["Condition"] == "HasGenerated", name
+
+
+@pytest.mark.parametrize(
+    "role,actions,is_guarded",
+    [
+        ("GenerateRole", secrets_manager.VALUE_PERMISSIONS, False),
+        ("RotateGeneratedRole", secrets_manager.PERMISSIONS, True),
+    ],
+)
+def test_who_generates_may_do_what_its_adapter_declares_under_those_names_only(
+    resources: dict[str, Any], role: str, actions: tuple[str, ...], *, is_guarded: bool
+) -> None:
+    [policy] = resources[role]["Properties"]["Policies"]
+    secrets, key, log = policy["PolicyDocument"]["Statement"]
+
+    assert {*secrets["Action"], *key["Action"]} == set(actions)
+    assert secrets["Resource"] == GENERATED
+    assert ("Condition" in secrets) is is_guarded
+    assert set(log["Action"]) <= RUNTIME_ACTIONS
+    named = key["Condition"]["StringLike"]["kms:EncryptionContext:SecretARN"]
+    assert named == [GENERATED, "RequestToValidateKeyAccess"]
+    via = key["Condition"]["StringEquals"]["kms:ViaService"]["Fn::Sub"]
+    assert via.startswith("secretsmanager.${AWS::Region}.")
+
+
+def test_the_function_that_generates_knows_which_names_it_may_write(
+    resources: dict[str, Any],
+) -> None:
+    made = resources["Generate"]["Properties"]["Environment"]["Variables"]
+    rotating = resources["RotateGenerated"]["Properties"]["Environment"]["Variables"]
+
+    assert made["KEYTURN_SECRETS"] == {"Ref": "GeneratedSecrets"}
+    assert made["KEYTURN_KMS_KEY"] == {"Fn::GetAtt": ["Key", "Arn"]}
+    assert not [name for name in rotating if name.startswith("KEYTURN_")]
+
+
+@pytest.mark.parametrize(
+    "name,is_one",
+    [("", True), ("prod/generated/*", True), ("*", False), ("prod*", False), ("a/*b", False)],
+)
+def test_the_names_are_a_folder_of_them(
+    template: dict[str, Any], name: str, *, is_one: bool
+) -> None:
+    """A pattern such as `prod*` would also be an application's login."""
+    pattern = template["Parameters"]["GeneratedSecrets"]["AllowedPattern"]
+
+    assert (re.fullmatch(pattern, name) is not None) is is_one
 
 
 # ---------------------------------------------------------------------------- the secrets
@@ -239,7 +318,8 @@ def test_the_function_knows_which_secrets_it_may_touch(function: dict[str, Any])
 
 def test_every_variable_is_documented() -> None:
     """The function refuses a KEYTURN_ variable that it does not know, so the list is short."""
-    known = set(re.findall(r"KEYTURN_[A-Z_]+", (ROOT / "functions/aws/rotate.py").read_text()))
+    entry_points = [path.read_text() for path in (ROOT / "functions" / "aws").glob("*.py")]
+    known = set(re.findall(r"KEYTURN_[A-Z_]+", "".join(entry_points)))
 
     documented = set(re.findall(r"`(KEYTURN_[A-Z_]+)`", (ROOT / "docs/deploy.md").read_text()))
 
@@ -254,11 +334,12 @@ def test_every_parameter_is_documented(template: dict[str, Any]) -> None:
     assert sorted(documented) == sorted(template["Parameters"])
 
 
-def test_the_handler_is_where_the_template_says(function: dict[str, Any]) -> None:
-    module, _, name = function["Handler"].rpartition(".")
+@pytest.mark.parametrize("name", ["Rotate", "Generate", "RotateGenerated"])
+def test_the_handler_is_where_the_template_says(resources: dict[str, Any], name: str) -> None:
+    module, _, function = resources[name]["Properties"]["Handler"].rpartition(".")
     source = ROOT / "functions" / f"{module.replace('.', '/')}.py"
 
-    assert f"def {name}(" in source.read_text()
+    assert f"def {function}(" in source.read_text()
 
 
 def test_the_function_has_time_and_memory_for_a_step(function: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `keyturn demo`, `local up`, `plan check|explain|schema`, `targets`.
+"""The command line: `keyturn demo`, `generate`, `rotate`, `local up`, `plan ...`, `targets`.
 
 Every command is thin: it calls the library and shows what came back. What a command needs is
 imported when it runs, so that `keyturn --help` needs no extra. Nothing secret is printed.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from keyturn import __version__
-from keyturn.cli import demo, local, plan, targets
+from keyturn.cli import demo, generate, local, plan, rotate, targets
 from keyturn.errors import KeyturnError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo.demo)
+app.command()(generate.generate)
+app.command()(rotate.rotate)
 app.command()(targets.targets)
 app.add_typer(local.app, name="local")
 app.add_typer(plan.app, name="plan")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from keyturn.model import Strategy
+
 app = typer.Typer(help="Check and explain a plan (keyturn.yaml).", no_args_is_help=True)
 
 
@@ -49,12 +51,13 @@ def explain(
     plan_file = file or (usual if usual.is_file() else None)
     ours = {key: value for key, value in os.environ.items() if key.startswith("KEYTURN_")}
     found = explained(secret, plan_file=plan_file, environment=ours)
-    table = Table(title=f"{secret}: {found.user} at {found.place}", title_justify="left")
+    login = f"{found.user} at {found.place}" if found.user else "no login"
+    table = Table(title=f"{secret}: {login}", title_justify="left")
     for column in ("strategy", "", "why"):
         table.add_column(column, overflow="fold")
     for strategy, refusal in found.refusals.items():
         chosen = "chosen" if strategy is found.strategy else ""
-        why = f"{refusal}. {refusal.remedy}" if refusal else "the target offers it"
+        why = f"{refusal}. {refusal.remedy}" if refusal else _offer(found.strategy)
         table.add_row(strategy.value, chosen, why)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
@@ -62,3 +65,8 @@ def explain(
     console.print(f"asked for: {found.asked.value}{by}", soft_wrap=True)
     if found.refusals[found.strategy] is not None:
         raise typer.Exit(1)
+
+
+def _offer(strategy: Strategy) -> str:
+    is_generated = strategy is Strategy.GENERATE
+    return "the value can be made" if is_generated else "the target offers it"

@@ -11,7 +11,7 @@ from keyturn.model import Strategy
 if TYPE_CHECKING:
     from keyturn.wiring import TargetModule
 
-STRATEGIES = tuple(strategy for strategy in Strategy if strategy is not Strategy.AUTO)
+STRATEGIES = (Strategy.SINGLE_USER, Strategy.DUAL_PASSWORD, Strategy.ALTERNATING_USERS)
 
 
 def targets(*, markdown: Annotated[bool, typer.Option(help="As in the README.")] = False) -> None:

@@ -12,12 +12,13 @@ rotation is ever written: a foreign version would abandon it (RotationAbandoned)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keyturn import document
 from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+from keyturn.ports import Found
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -49,6 +50,7 @@ _NOT_LABELLED: dict[str, GetSecretValueResponseTypeDef | None] = {
     "InvalidRequestException": None,
     "InvalidParameterException": None,
 }
+_NOT_ROTATED: dict[str, Any] = {"InvalidRequestException": None}
 _GONE_MEANWHILE: dict[str, GetSecretValueResponseTypeDef | None] = {
     "ResourceNotFoundException": None
 }
@@ -61,7 +63,7 @@ class SecretsManager:
         client: A boto3 client, with time-outs.
         rotation_token: From the event, if it had one. It goes with PutSecretValue, the only
             action whose model takes one.
-        members: What the stored documents call principal and secret.
+        members: What the stored documents call principal and secret, or that they are the secret.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class SecretsManager:
         client: SecretsManagerClient,
         *,
         rotation_token: Sensitive | None = None,
-        members: document.Members | None = None,
+        members: document.Members | document.Whole | None = None,
     ) -> None:
         self._client = client
         self._rotation_token = rotation_token
@@ -82,6 +84,21 @@ class SecretsManager:
     def full_name(self, ref: SecretRef) -> SecretRef:
         """Return the ARN of *ref*, which may be a name."""
         return SecretRef(self._describe(ref)["ARN"])
+
+    def rotate(self, ref: SecretRef, rotation_id: RotationId) -> None:
+        """Have the service rotate *ref* now. It answers at once, and calls the function later."""
+        answer = ask_aws(
+            "RotateSecret",
+            ref,
+            lambda: self._client.rotate_secret(SecretId=ref, ClientRequestToken=rotation_id),
+            answers=_NOT_ROTATED,
+        )
+        if answer is None:
+            raise Busy(
+                f"{ref}: Secrets Manager does not rotate it now",
+                remedy="Wait for the rotation that is under way; or set a rotation function, or a"
+                " first value, if it has none.",
+            )
 
     def snapshot(self, ref: SecretRef, rotation_id: RotationId) -> Snapshot:
         """See `SecretStore.snapshot`."""
@@ -140,12 +157,7 @@ class SecretsManager:
             credential.principal,
             credential.secret.reveal(),
         )
-        size = len(text.encode())
-        if size > SECRET_MAX_BYTES:
-            raise Misconfigured(
-                f"{ref}: the next value has {size} bytes, Secrets Manager takes {SECRET_MAX_BYTES}",
-                remedy="Remove members from the secret's value.",
-            )
+        _require_fit(ref, text)
         # Versions are immutable: same token, same value -> no change; same token, other value ->
         # ResourceExistsException (API_PutSecretValue). Then an earlier try has stored its value,
         # the target may know it, and it stays.
@@ -216,10 +228,7 @@ class SecretsManager:
         described = ask_aws(
             "DescribeSecret", ref, lambda: self._client.describe_secret(SecretId=ref)
         )
-        if "DeletedDate" in described:
-            raise Misconfigured(
-                f"{ref} is being deleted", remedy="Restore the secret, or stop rotating it."
-            )
+        _require_alive(ref, described)
         return described
 
     def _labelled(
@@ -273,3 +282,119 @@ class SecretsManager:
         if self._rotation_token is None:
             return {}
         return {"RotationToken": self._rotation_token.reveal()}
+
+
+def _require_fit(ref: SecretRef, text: str) -> None:
+    size = len(text.encode())
+    if size > SECRET_MAX_BYTES:
+        raise Misconfigured(
+            f"{ref}: the next value has {size} bytes, Secrets Manager takes {SECRET_MAX_BYTES}",
+            remedy="Remove members from the secret's value.",
+        )
+
+
+# ---------------------------------------------------------------------------- on demand
+
+VALUE_PERMISSIONS = (
+    "secretsmanager:CreateSecret",
+    "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue",
+    "secretsmanager:PutSecretValue",
+    "kms:Decrypt",
+    "kms:GenerateDataKey",
+)
+"""What the role of a function needs that stores values on demand."""
+
+
+class SecretsManagerValues:
+    """A `ValueStore`.
+
+    Args:
+        client: A boto3 client, with time-outs.
+        kms_key: What new secrets are encrypted with; None is the account's own key.
+    """
+
+    def __init__(self, client: SecretsManagerClient, *, kms_key: str | None = None) -> None:
+        self._client = client
+        self._kms_key = kms_key
+
+    def find(self, ref: SecretRef) -> Found | None:
+        """See `ValueStore.find`."""
+        absent: dict[str, DescribeSecretResponseTypeDef | None] = {
+            "ResourceNotFoundException": None
+        }
+        described = ask_aws(
+            "DescribeSecret", ref, lambda: self._client.describe_secret(SecretId=ref), absent
+        )
+        if described is None:
+            return None
+        _require_alive(ref, described)
+        # A name may be taken for another's partial ARN.
+        if described["Name"] != ref:
+            return None
+        labels = described.get("VersionIdsToStages", {})
+        holder = {label: RotationId(v) for v, held in labels.items() for label in held}
+        current = holder.get(CURRENT)
+        return Found(
+            current,
+            frozenset(map(RotationId, labels)),
+            described.get("RotationEnabled", False) or holder.get(PENDING, current) != current,
+        )
+
+    def read(self, ref: SecretRef, version_id: RotationId) -> Sensitive | None:
+        """See `ValueStore.read`."""
+        response = ask_aws(
+            "GetSecretValue",
+            ref,
+            lambda: self._client.get_secret_value(SecretId=ref, VersionId=version_id),
+            answers=_GONE_MEANWHILE,
+        )
+        if response is None:
+            return None
+        if "SecretString" not in response:
+            raise Misconfigured(
+                f"{ref} version {version_id}: the value is binary",
+                remedy="Store the value as SecretString.",
+            )
+        return Sensitive(response["SecretString"])
+
+    def create(self, ref: SecretRef, version_id: RotationId, value: Sensitive) -> bool:
+        """See `ValueStore.create`. Same token and value: the same call (API_CreateSecret)."""
+        _require_fit(ref, value.reveal())
+        with_key: Any = {"KmsKeyId": self._kms_key} if self._kms_key else {}
+        made = ask_aws(
+            "CreateSecret",
+            ref,
+            lambda: self._client.create_secret(
+                Name=ref,
+                ClientRequestToken=version_id,
+                SecretString=value.reveal(),
+                Description="Generated by keyturn",
+                **with_key,
+            ),
+            answers=_EXISTS,
+        )
+        return made is not None
+
+    def put(self, ref: SecretRef, version_id: RotationId, value: Sensitive) -> bool:
+        """See `ValueStore.put`. Versions are immutable (API_PutSecretValue)."""
+        _require_fit(ref, value.reveal())
+        made = ask_aws(
+            "PutSecretValue",
+            ref,
+            lambda: self._client.put_secret_value(
+                SecretId=ref, ClientRequestToken=version_id, SecretString=value.reveal()
+            ),
+            answers=_EXISTS,
+        )
+        return made is not None
+
+
+_EXISTS: dict[str, Any] = {"ResourceExistsException": None}
+
+
+def _require_alive(ref: SecretRef, described: DescribeSecretResponseTypeDef) -> None:
+    if "DeletedDate" in described:
+        raise Misconfigured(
+            f"{ref} is being deleted", remedy="Restore it, or leave it alone until it is gone."
+        )
