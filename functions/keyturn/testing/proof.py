@@ -85,11 +85,14 @@ def sweep(options: argparse.Namespace, console: Console) -> bool:
         return False
     tallies = {each.NAME: Tally.of(each, options.every) for each in chosen}
     total = sum(len(tally.scenarios) for tally in tallies.values())
-    with _progress(console, "crash sweep", total) as advance:
-        for name, scenario, findings in _play(options.jobs, list(tallies.values())):
-            tallies[name].add(scenario, findings)
-            advance()
-    _print(console, tallies.values())
+    try:
+        with _progress(console, "crash sweep", total) as advance:
+            for name, scenario, findings in _play(options.jobs, list(tallies.values())):
+                tallies[name].add(scenario, findings)
+                advance()
+    finally:
+        # Also when it is interrupted: what was played was played.
+        _print(console, tallies.values())
     return all(tally.is_clean for tally in tallies.values())
 
 
