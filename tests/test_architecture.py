@@ -16,7 +16,7 @@ from keyturn.wiring import TargetModule, target_modules
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "functions" / "keyturn"
 
-CORE = {"model", "errors", "ports", "rotation", "strategies", "generate"}
+CORE = {"model", "errors", "ports", "rotation", "strategies", "minted", "generate"}
 """Knows no cloud, no SDK, no environment and no clock."""
 
 ADAPTERS = ("stores", "targets", "authorities", "destinations", "consumers", "notifiers")
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "document": {"model", "errors"},
     "rotation": {"model", "errors", "ports"},
     "strategies": {"model", "errors", "ports"},
+    "minted": {"model", "errors", "ports", "rotation"},
     "plan": {"model", "errors", "generate"},
     "boundary": {"model", "errors", "ports", "document"},
     "adapter": {"model", "errors", "ports", "document", "boundary"},
