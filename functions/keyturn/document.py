@@ -2,14 +2,14 @@
 
 Stores read and write it; nothing else does. AWS documents the members for databases (`engine`,
 `host`, `port`, `username`, `password`, `dbname`, `masterarn`), and people add their own. Only the
-text of the two values that a rotation replaces is exchanged; order, spacing, numbers and unknown
+text of the values that a rotation replaces is exchanged; order, spacing, numbers and unknown
 members stay as they were, to the byte.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,12 +25,28 @@ class Members:
     secret: str = "password"  # noqa: S105  # a member's name
 
 
+MembersOf = Callable[[object], Members]
+"""What the documents of an `engine` call them."""
+
+
+def usual(engine: object) -> Members:
+    """Return what AWS's documented format for databases calls them."""
+    del engine
+    return Members()
+
+
 @dataclass(frozen=True, slots=True)
 class _Member:
     key: str
     value: object
     start: int
     end: int
+
+
+def members_in(text: str, where: str, members_of: MembersOf) -> Members:
+    """Return which members hold principal and secret: it depends on the member `engine`."""
+    engines = [member.value for member in _members(text, where) if member.key == "engine"]
+    return members_of(engines[0] if engines else None)
 
 
 def parse(text: str, where: str, members: Members) -> Credential:
@@ -51,9 +67,8 @@ def parse(text: str, where: str, members: Members) -> Credential:
     return Credential(principal, Sensitive(secret), rest, Sensitive(text))
 
 
-def render(text: str, where: str, members: Members, principal: str, secret: str) -> str:
-    """Return *text* with principal and secret exchanged and nothing else changed."""
-    fresh = {members.principal: principal, members.secret: secret}
+def render(text: str, where: str, fresh: Mapping[str, str]) -> str:
+    """Return *text* with what *fresh* has for its members exchanged, and nothing else changed."""
     pieces, cut = [], 0
     for member in _members(text, where):
         if member.key in fresh:
