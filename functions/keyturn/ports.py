@@ -111,6 +111,7 @@ class SecretStore(Protocol):
         ...
 
 
+@runtime_checkable
 class KeyStore(SecretStore, Protocol):
     """A store that also keeps an `Intent` for each attempt whose outcome is not known.
 

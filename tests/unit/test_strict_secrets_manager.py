@@ -967,7 +967,9 @@ def test_in_an_outage_there_is_no_answer_and_no_effect(one: Desk) -> None:
 
 
 def test_an_action_that_is_not_there_is_named(one: Desk) -> None:
-    with pytest.raises(ClientError, match=r"UnknownOperationException.*no TagResource"):
+    with pytest.raises(
+        ClientError, match=r"UnknownOperationException.*no ReplicateSecretToRegions"
+    ):
         one.client.tag_resource(SecretId=one.ref, Tags=[])
 
 

@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pytest
@@ -29,8 +29,8 @@ from keyturn.errors import (
     Unreachable,
 )
 from keyturn.minted import MintedKeys, Place
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import Authority, KeyIssuer, Pending, Retiring, SecretStore, Target
+from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Version
+from keyturn.ports import Authority, KeyIssuer, KeyStore, Pending, Retiring, SecretStore, Target
 from keyturn.rotation import Rotation
 from keyturn.testing.fakes import REF, LabelledStore, World
 
@@ -678,6 +678,40 @@ class StoreContract:
     def _promote(self, shelf: Shelf, name: str) -> None:
         seen = shelf.store.snapshot(shelf.ref, rotation_id(name))
         shelf.store.promote(shelf.ref, rotation_id(name), seen)
+
+
+class KeyStoreContract(StoreContract):
+    """What holds besides where keys are minted. A subclass provides the fixture *shelf*."""
+
+    def test_intents_are_kept_until_they_are_settled(self, shelf: Shelf) -> None:
+        """Each apart from the others, as it was written, and any number of times."""
+        store = self._store(shelf)
+        one = Intent("one", MADE_AT, MADE_AT + timedelta(hours=1), frozenset({"AKIA1", "AKIA2"}))
+        other = Intent("other", MADE_AT + timedelta(seconds=1.5), MADE_AT)
+        assert list(store.intents(shelf.ref)) == []
+
+        for intent in (one, other, one):
+            store.declare(shelf.ref, intent)
+        assert sorted(store.intents(shelf.ref), key=lambda each: each.name) == [one, other]
+        for _ in range(2):
+            store.settle(shelf.ref, ["one"])
+
+        assert list(store.intents(shelf.ref)) == [other]
+
+    def test_an_intent_disturbs_no_rotation(self, shelf: Shelf) -> None:
+        """It makes no version and moves no label."""
+        shelf.begin(rotation_id("a"))
+        before = shelf.labels()
+
+        self._store(shelf).declare(shelf.ref, Intent("one", MADE_AT, MADE_AT))
+
+        assert shelf.labels() == before
+        assert shelf.readers_get() == FIRST
+        assert shelf.store.staged(shelf.ref, rotation_id("a")) is None
+
+    def _store(self, shelf: Shelf) -> KeyStore:
+        assert isinstance(shelf.store, KeyStore)
+        return shelf.store
 
 
 # ---------------------------------------------------------------------------- issuers
