@@ -480,7 +480,7 @@ class MemoryIssuer:
         lag: After how many external calls, whoever makes them, lists show a change.
     """
 
-    HOSTS = (False, True, False)
+    HOSTS = (False, True, False, True, False)
     """How the first uses of a new key end, before every host knows it."""
 
     limit = 2
