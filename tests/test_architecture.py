@@ -16,7 +16,16 @@ from keyturn.wiring import TargetModule, target_modules
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "functions" / "keyturn"
 
-CORE = {"model", "errors", "ports", "rotation", "strategies", "generate", "on_demand"}
+CORE = {
+    "model",
+    "errors",
+    "ports",
+    "rotation",
+    "strategies",
+    "minted",
+    "generate",
+    "on_demand",
+}
 """Knows no cloud, no SDK, no environment and no clock."""
 
 ADAPTERS = ("stores", "targets", "authorities", "destinations", "consumers", "notifiers")
@@ -29,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "document": {"model", "errors"},
     "rotation": {"model", "errors", "ports"},
     "strategies": {"model", "errors", "ports"},
+    "minted": {"model", "errors", "ports", "rotation"},
     "on_demand": {"model", "errors", "ports"},
     "shapes": {"errors"},
     "generators": {"model", "errors", "generate", "document", "shapes"},

@@ -301,7 +301,7 @@ def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
 _HIDDEN = "***"
 _KEY = (
     r"(?<![\w-])[\w-]*(?:password|passwd|secretstring|secretbinary"
-    r"|secret_?access_?key|private_?key|token)"
+    r"|secret_?access_?key|private_?key|token)(?:_[a-z]{2}(?:-[a-z0-9]+)+)?"  # .._eu-west-1
 )
 _SECRET_SHAPES = (
     # {"password": ".."}, {'SecretString': '..'}, password=".."

@@ -9,7 +9,7 @@ spacing, numbers and unknown members stay as they were, to the byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,6 +25,16 @@ class Members:
     secret: str = "password"  # noqa: S105  # a member's name
 
 
+MembersOf = Callable[[object], Members]
+"""What the documents of an `engine` call them."""
+
+
+def usual(engine: object) -> Members:
+    """Return what AWS's documented format for databases calls them."""
+    del engine
+    return Members()
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """In the place of `Members`: the text, JSON or not, is the secret, and nobody's login."""
@@ -36,6 +46,12 @@ class _Member:
     value: object
     start: int
     end: int
+
+
+def members_in(text: str, where: str, members_of: MembersOf) -> Members:
+    """Return which members hold principal and secret: it depends on the member `engine`."""
+    engines = [member.value for member in _members(text, where) if member.key == "engine"]
+    return members_of(engines[0] if engines else None)
 
 
 def parse(text: str, where: str, members: Members | Whole) -> Credential:
@@ -58,11 +74,10 @@ def parse(text: str, where: str, members: Members | Whole) -> Credential:
     return Credential(principal, Sensitive(secret), rest, Sensitive(text))
 
 
-def render(text: str, where: str, members: Members | Whole, principal: str, secret: str) -> str:
-    """Return *text* with principal and secret exchanged and nothing else changed."""
-    if isinstance(members, Whole):
-        return secret
-    return exchanged(text, where, {members.principal: principal, members.secret: secret})
+def render(text: str, where: str, fresh: Mapping[str, str]) -> str:
+    """Return *text* with what *fresh* has for its members exchanged, and nothing else changed."""
+    known = {member.key for member in _members(text, where)}
+    return exchanged(text, where, {key: fresh[key] for key in fresh if key in known})
 
 
 def members(text: str, where: str, remedy: str) -> dict[str, object]:

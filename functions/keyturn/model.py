@@ -86,12 +86,14 @@ class Credential:
             anything, so they are kept out of the repr.
         document: The stored text this was read from. A new principal and secret are written
             into it, so that whatever else it holds survives to the byte.
+        derived: Members of the document that follow from the secret, and are written with it.
     """
 
     principal: str
     secret: Sensitive
     fields: Mapping[str, object] = field(default_factory=dict, repr=False)
     document: Sensitive = field(default_factory=lambda: Sensitive("{}"), repr=False, compare=False)
+    derived: Mapping[str, Sensitive] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,32 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """What an issuer tells of a key that it has made. Never its secret."""
+
+    id: str
+    created_at: datetime
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Written down before a key is minted: whose is it, if nobody ever hears of it again?
+
+    Attributes:
+        name: Of one attempt. No two have the same.
+        since: What was minted for it was created no earlier,
+        until: and no later.
+        foreign: Keys that were there before and are not ours.
+    """
+
+    name: str
+    since: datetime
+    until: datetime
+    foreign: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the deployment allows a target, as opposed to what a secret says.
 
@@ -122,8 +150,10 @@ class Surroundings:
         remaining_s: How long this call may still run, in seconds.
         plaintext_hosts: Hosts that may be reached without TLS, besides loopback and sockets.
         ca_file: A PEM file with authorities to trust besides the system's.
+        key_holders: Patterns of those whose keys may be minted and deleted.
     """
 
     remaining_s: Callable[[], float]
     plaintext_hosts: frozenset[str] = frozenset()
     ca_file: str | None = None
+    key_holders: tuple[str, ...] = ()

@@ -6,13 +6,22 @@ them raise only classes of `keyturn.errors`; no message, remedy or cause holds a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+from keyturn.model import (
+    Credential,
+    Intent,
+    IssuedKey,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Snapshot,
+    Version,
+)
 
 Generate = Callable[[], Sensitive]
 """Makes a fresh secret that the target's own rules allow."""
@@ -22,6 +31,9 @@ Pending = Callable[[], Version]
 
 Called right before each act: another rotation may have taken over since anything was last read.
 """
+
+Pause = Callable[[float], bool]
+"""Waits so many seconds, and returns True; False at once if there is no time left for that."""
 
 
 class SecretStore(Protocol):
@@ -153,6 +165,26 @@ class ValueStore(Protocol):
         ...
 
 
+@runtime_checkable
+class KeyStore(SecretStore, Protocol):
+    """A store that also keeps an `Intent` for each attempt whose outcome is not known.
+
+    Writing them makes no version and moves no slot: a rotation goes on.
+    """
+
+    def intents(self, ref: SecretRef) -> Sequence[Intent]:
+        """Return what was declared and not settled."""
+        ...
+
+    def declare(self, ref: SecretRef, intent: Intent) -> None:
+        """Keep *intent* until it is settled. Repeatable."""
+        ...
+
+    def settle(self, ref: SecretRef, names: Iterable[str]) -> None:
+        """Forget the intents of these names. Repeatable."""
+        ...
+
+
 class Target(Protocol):
     """A system whose credential is rotated. Add one: one module, one contract test."""
 
@@ -239,6 +271,94 @@ class Kind(Protocol):
 
     def follows(self, value: Sensitive, before: Sensitive) -> bool:
         """Tell whether *value* keeps of *before* what verifiers need."""
+        ...
+
+
+@runtime_checkable
+class Minting(Target, Protocol):
+    """A target that makes each credential itself and shows its secret once.
+
+    Its `create` has an effect: what it returns is accepted from then on, and known to nobody else.
+    """
+
+    def check(self, current: Credential, kept: Iterable[Version]) -> None:
+        """Refuse what `create` would refuse. Writes nothing."""
+        ...
+
+    def keep(self, minted: Credential) -> None:
+        """Take note that a version holds *minted*, which this object's last `create` returned."""
+        ...
+
+    def discard(self, minted: Credential) -> None:
+        """Undo the `create` that returned *minted*, which no version holds. Repeatable."""
+        ...
+
+
+class KeyIssuer(Protocol):
+    """What makes keys of one kind for a *holder*, shows each secret once, and lists the ids.
+
+    Its lists may be late: a new key may be missing, a deleted one may still be there. A new key
+    may be refused at first, and again after it was accepted once.
+    """
+
+    @property
+    def limit(self) -> int:
+        """How many keys a holder may have, inactive ones included."""
+        ...
+
+    def holder(self, credential: Credential) -> str:
+        """Check the whole of *credential* and say whose key it is. No I/O.
+
+        Raises:
+            Misconfigured: A member is missing or malformed.
+            Denied: The deployment does not allow us to touch this holder's keys.
+        """
+        ...
+
+    def check(self, current: Credential) -> None:
+        """Ask whether the holder is who the deployment means. Writes nothing.
+
+        Raises:
+            Drifted: *current* is another holder's key.
+            Denied: The holder is this function itself.
+        """
+        ...
+
+    def keys(self, current: Credential) -> Sequence[IssuedKey]:
+        """Return all keys of the holder of *current*.
+
+        Raises:
+            Drifted: There is no such holder.
+        """
+        ...
+
+    def mint(self, current: Credential) -> Credential:
+        """Make a key: *current* with another principal and secret. Asked for once, never repeated.
+
+        Raises:
+            Busy: The holder has as many as it may.
+            Unreachable: No answer: there may be a key now whose secret nobody knows.
+        """
+        ...
+
+    def verify(self, credential: Credential) -> bool:
+        """Use the key once; False if it was refused.
+
+        Raises:
+            Drifted: It works, and is another holder's than the credential says.
+        """
+        ...
+
+    def last_used(self, key_id: str) -> datetime | None:
+        """Return when a key was used last, as far as the issuer knows; None if never."""
+        ...
+
+    def deactivate(self, current: Credential, key_id: str) -> None:
+        """Let a key be refused. Repeatable; does nothing if it is gone."""
+        ...
+
+    def delete(self, current: Credential, key_id: str) -> None:
+        """Delete a key. Repeatable; does nothing if it is gone."""
         ...
 
 

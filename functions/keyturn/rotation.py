@@ -21,7 +21,7 @@ from datetime import timedelta
 
 from keyturn.errors import Busy, NotYetAccepted
 from keyturn.model import Credential, Outcome, RotationId, SecretRef, Snapshot, Step, Version
-from keyturn.ports import Clock, SecretStore, Target, Targets, Untold
+from keyturn.ports import Clock, Minting, SecretStore, Target, Targets, Untold
 
 STALE_AFTER = timedelta(hours=1)
 """A foreign pending version older than this is a crashed rotation, not a running one.
@@ -74,6 +74,8 @@ class Rotation:
         if current.rotation_id == self.rotation_id:
             return Outcome.ALREADY_DONE
         target = self._targets(current.credential)
+        if isinstance(target, Minting):
+            return self._mint(target, current)
         following = target.create(current.credential, self._store.kept(self.ref))
         # Last before the write: what is staged must follow the current that it was made from.
         snapshot = self._store.snapshot(self.ref, self.rotation_id)
@@ -83,6 +85,35 @@ class Rotation:
         self._store.stage(self.ref, self.rotation_id, credential, snapshot)
         self._withdraw_if_overtaken(snapshot)
         return Outcome.DONE
+
+    def _mint(self, target: Minting, current: Version) -> Outcome:
+        """Create where the target makes the credential: none may be made that nobody keeps."""
+        snapshot = self._store.snapshot(self.ref, self.rotation_id)
+        if snapshot.pending == self.rotation_id and self._store.staged(self.ref, self.rotation_id):
+            return Outcome.ALREADY_DONE
+        stray = self._stray(snapshot, target)
+        following = stray or target.create(current.credential, self._store.kept(self.ref))
+        try:
+            seen = self._store.snapshot(self.ref, self.rotation_id)
+            if seen != snapshot or seen.current != current.rotation_id:
+                raise _overtaken(self.ref)
+        except Busy:
+            if stray is None:
+                target.discard(following)
+            raise
+        self._store.stage(self.ref, self.rotation_id, following, seen)
+        self._withdraw_if_overtaken(seen)
+        if stray is None:
+            self._keep_or_discard(target, following)
+        return Outcome.DONE
+
+    def _keep_or_discard(self, target: Minting, minted: Credential) -> None:
+        # Whoever stages second keeps nothing. Only another value, seen in its place, proves that:
+        # after an error ours may be there, and its key in use.
+        if self._pending().credential.principal == minted.principal:
+            target.keep(minted)
+        else:
+            target.discard(minted)
 
     def _withdraw_if_overtaken(self, seen: Snapshot) -> None:
         """Give the slot back if another rotation came and went while this worker stalled.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from keyturn import authorities, generate, on_demand, targets
 from keyturn.boundary import GenerationEvent, RotationEvent, secret_name
-from keyturn.document import Members, Whole, kind_of
+from keyturn.document import Members, MembersOf, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
+from keyturn.minted import MintedKeys, Place
 from keyturn.model import (
     Credential,
     RotationId,
@@ -29,7 +31,16 @@ from keyturn.model import (
     Surroundings,
     Version,
 )
-from keyturn.ports import Authority, Generate, PasswordEngine, SecretStore, Target
+from keyturn.ports import (
+    Authority,
+    Generate,
+    KeyIssuer,
+    Minting,
+    PasswordEngine,
+    Pause,
+    SecretStore,
+    Target,
+)
 from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.strategies import (
@@ -65,6 +76,7 @@ class Settings:
         admin_secrets: Patterns of secrets whose credential may be used as an admin's.
         plaintext_hosts: Hosts that may be reached without TLS.
         ca_file: A PEM file with private authorities.
+        iam_users: Patterns of the ARNs of users whose access keys may be minted and deleted.
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
         kms_key: What secrets that are made on demand are encrypted with; None for the account's.
@@ -74,6 +86,7 @@ class Settings:
     admin_secrets: tuple[str, ...] = ()
     plaintext_hosts: frozenset[str] = field(default_factory=frozenset)
     ca_file: str | None = None
+    iam_users: tuple[str, ...] = ()
     plan_file: Path | None = None
     strategy: Strategy | None = None
     kms_key: str | None = None
@@ -97,10 +110,15 @@ class Settings:
             _list(environment.get("KEYTURN_ADMIN_SECRETS", "")),
             frozenset(_list(environment.get("KEYTURN_PLAINTEXT_HOSTS", ""))),
             environment.get("KEYTURN_CA_FILE") or None,
+            _list(environment.get("KEYTURN_IAM_USERS", "")),
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
             environment.get("KEYTURN_KMS_KEY") or None,
         )
+
+    def surroundings(self, remaining_s: Callable[[], float]) -> Surroundings:
+        """Return what of this is for the targets."""
+        return Surroundings(remaining_s, self.plaintext_hosts, self.ca_file, self.iam_users)
 
 
 _VARIABLES = {
@@ -109,6 +127,7 @@ _VARIABLES = {
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
     "KEYTURN_KMS_KEY",
+    "KEYTURN_IAM_USERS",
     "KEYTURN_PLAN",
     "KEYTURN_STRATEGY",
 }
@@ -133,10 +152,12 @@ def rotation(
         Denied: The secret is not one that this function may rotate.
     """
     settings = Settings.from_environment(environment)
-    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings))
-    store = SecretsManager(_client(), rotation_token=event.rotation_token, members=secret.members)
+    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings), event.rotation_id)
+    store = SecretsManager(
+        _client(), rotation_token=event.rotation_token, members_of=secret.members_of
+    )
     _authorise(event.ref, settings, store, function_arn)
-    surroundings = Surroundings(remaining_s, settings.plaintext_hosts, settings.ca_file)
+    surroundings = settings.surroundings(remaining_s)
 
     def choose(credential: Credential) -> Target:
         return _candidates(credential, secret, settings, surroundings, store).chosen()
@@ -233,11 +254,11 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
     plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    secret = _Secret(SecretRef(name), plan)
-    store = SecretsManager(_client(), members=secret.members)
-    surroundings = Surroundings(lambda: EXPLAIN_S, settings.plaintext_hosts, settings.ca_file)
+    store = SecretsManager(_client(), members_of=_kept_as(plan))
+    surroundings = settings.surroundings(lambda: EXPLAIN_S)
     version = store.current(SecretRef(name))
     current = version.credential
+    secret = _Secret(SecretRef(name), plan, version.rotation_id)
     candidates = _candidates(current, secret, settings, surroundings, store)
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
@@ -245,9 +266,10 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     }
     strategy = candidates.strategy
     if strategy is Strategy.AUTO:
-        is_dual = refusals[Strategy.DUAL_PASSWORD] is None
+        is_dual = refusals.get(Strategy.DUAL_PASSWORD, _NOT_OFFERED) is None
         strategy = Strategy.DUAL_PASSWORD if is_dual else candidates.next_best()
-    place = f"{current.fields.get('host')}:{current.fields.get('port', 'its usual port')}"
+    host, port = current.fields.get("host"), current.fields.get("port", "its usual port")
+    place = "its service" if host is None else f"{host}:{port}"
     authority = plan.authority if plan is not None else None
     is_login = strategy is not Strategy.GENERATE
     return Explanation(
@@ -263,6 +285,8 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
 EXPLAIN_S = 30.0
 """How long a person waits for each answer, in seconds, at the most."""
 
+_NOT_OFFERED = Unsupported("this target does not have that strategy", remedy="Use another one.")
+
 
 def _refusal(
     make: Callable[[], Target], current: Version, kept: Iterable[Version]
@@ -270,7 +294,10 @@ def _refusal(
     """Return why *make*'s strategy would not get past create, or could not log in at all."""
     try:
         target = make()
-        target.create(current.credential, kept)
+        if isinstance(target, Minting):
+            target.check(current.credential, kept)  # To create would be to make a key.
+        else:
+            target.create(current.credential, kept)
         if not target.accepts(current.credential):
             return Denied(
                 f"the target refuses {current.credential.principal!r} with what is current",
@@ -320,17 +347,21 @@ class _Secret:
 
     ref: SecretRef
     plan: SecretPlan | None
+    rotation_id: RotationId
 
     @property
-    def members(self) -> Members | Whole:
+    def members_of(self) -> MembersOf | Whole:
         """Say how its value is read."""
-        is_login = self.plan is None or self.plan.generate is None
-        return Members() if is_login else Whole()
+        return _kept_as(self.plan)
+
+
+def _kept_as(plan: SecretPlan | None) -> MembersOf | Whole:
+    return _members_of if plan is None or plan.generate is None else Whole()
 
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A target that is its own strategy."""
+    """A target that is its own strategy; one that mints has none of those for passwords."""
 
     strategy: Strategy
     target: Target
@@ -413,8 +444,14 @@ def _candidates(
         return generate.password(policy)
 
     module = _module(credential)
+    asked = plan.strategy if plan is not None else settings.strategy
+    if isinstance(module, IssuerModule):
+        _require_automatic(module, asked)
+        place = Place(store, secret.ref, secret.rotation_id)
+        pause = _pause(surroundings)
+        target = MintedKeys(module.issuer(surroundings), place, _SystemClock(), pause)
+        return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
-        asked = plan.strategy if plan is not None else settings.strategy
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
     strategy, pair, admin = (
         _planned(plan) if plan is not None else _documented(credential, settings.strategy)
@@ -446,6 +483,28 @@ def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
     )
 
 
+def _require_automatic(module: IssuerModule, asked: Strategy | None) -> None:
+    if asked not in {None, Strategy.AUTO}:
+        raise Unsupported(
+            f"{module.TITLE}: there is one way only, and none of those for passwords",
+            remedy=f"Write `strategy: {Strategy.AUTO}`, or leave the secret out of the plan.",
+        )
+
+
+MARGIN_S = 10.0
+"""Left of the function's time when a wait ends: for a call that gets no answer, and the report."""
+
+
+def _pause(surroundings: Surroundings) -> Pause:
+    def pause(seconds: float) -> bool:
+        if surroundings.remaining_s() - seconds < MARGIN_S:
+            return False
+        time.sleep(seconds)
+        return True
+
+    return pause
+
+
 _Choice = tuple[Strategy, Callable[[str], Pair] | None, str | None]
 
 
@@ -469,7 +528,15 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
     return wanted or Strategy.ALTERNATING_USERS, pair_by_suffix, admin
 
 
-def _module(credential: Credential) -> EngineModule | WholeModule:
+def _members_of(engine: object) -> Members:
+    """Return what the documents of an engine call principal and secret."""
+    for module in target_modules():
+        if isinstance(module, IssuerModule) and engine in module.ENGINES:
+            return module.MEMBERS
+    return Members()
+
+
+def _module(credential: Credential) -> EngineModule | WholeModule | IssuerModule:
     wanted = credential.fields.get("engine")
     if not isinstance(wanted, str):
         raise Misconfigured(
@@ -513,10 +580,21 @@ class EngineModule(TargetModule, Protocol):
         ...
 
 
-def target_modules() -> list[EngineModule | WholeModule]:
+@runtime_checkable
+class IssuerModule(TargetModule, Protocol):
+    """One whose keys are minted, with what its documents call a key's id and secret."""
+
+    MEMBERS: Members
+
+    def issuer(self, surroundings: Surroundings) -> KeyIssuer:
+        """Make the issuer."""
+        ...
+
+
+def target_modules() -> list[EngineModule | WholeModule | IssuerModule]:
     """Return what this installation, or this function's package, can rotate."""
-    modules = _modules(targets)
-    return [module for module in modules if isinstance(module, EngineModule | WholeModule)]
+    kinds = EngineModule | WholeModule | IssuerModule
+    return [module for module in _modules(targets) if isinstance(module, kinds)]
 
 
 def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:

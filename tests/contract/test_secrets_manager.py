@@ -18,7 +18,7 @@ from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.model import RotationId, SecretRef, Sensitive, Snapshot
 from keyturn.stores.secrets_manager import SecretsManager
-from keyturn.testing.contracts import FIRST, Shelf, StoreContract, rotation_id
+from keyturn.testing.contracts import FIRST, KeyStoreContract, Shelf, rotation_id
 from keyturn.testing.faults import Moment, Proxy, Verdict
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def room(aws: LocalAws) -> Iterator[Callable[..., Room]]:
         yield lambda value=FIRST: Room(aws, proxy, value)
 
 
-class TestSecretsManager(StoreContract):
+class TestSecretsManager(KeyStoreContract):
     """The labelled shape."""
 
     @pytest.fixture

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from keyturn.errors import Unreachable
-from keyturn.model import Credential, Sensitive, Version
+from keyturn.minted import MintedKeys, _Census
+from keyturn.model import Credential, IssuedKey, Sensitive, Version
 from keyturn.ports import Generate, Pending, Target
 from keyturn.rotation import Rotation
 from keyturn.strategies import AlternatingUsers, PlatformUser, SingleUser, pair_by_suffix
@@ -159,6 +161,41 @@ class Shallow(SingleUser):
         super().set(pending, current, [])
 
 
+class OneProof(MintedKeys):
+    """Promotes a key on one good use."""
+
+    def accepts(self, credential: Credential) -> bool:
+        return any(self._issuer.verify(credential) for _ in range(2))
+
+
+class Undeclared(MintedKeys):
+    """Declares nothing: whose a lost key is, nobody knows."""
+
+    def _mint(self, current: Credential, since: datetime, foreign: Iterable[str]) -> Credential:
+        del since, foreign
+        return self._issuer.mint(current)
+
+
+class TakesAll(MintedKeys):
+    """Deletes whatever no version of the secret has."""
+
+    def _sorted(
+        self, keys: Sequence[IssuedKey], versions: Sequence[Version], current: Credential
+    ) -> _Census:
+        census = super()._sorted(keys, versions, current)
+        return replace(census, orphans=[*census.orphans, *census.foreign], foreign=[])
+
+
+class Impatient(MintedKeys):
+    """Takes a key that a running worker has just made for one that was lost."""
+
+    def _sorted(
+        self, keys: Sequence[IssuedKey], versions: Sequence[Version], current: Credential
+    ) -> _Census:
+        census = super()._sorted(keys, versions, current)
+        return replace(census, orphans=[*census.orphans, *census.young], young=[])
+
+
 class Untested(Rotation):
     """Promotes what never logged in."""
 
@@ -186,7 +223,18 @@ def _planted(name: str, like: Strategy) -> Strategy:
     return replace(like, name=name, target=target)
 
 
+def _minting(target: type[MintedKeys], like: str = "minted") -> Strategy:
+    return replace(STRATEGIES[like], name=target.__name__, target=target)
+
+
 PLANTED = {
+    "one proof": (Configuration(_minting(OneProof), "labelled", ids=1), "current"),
+    "undeclared": (Configuration(_minting(Undeclared), "labelled", ids=2), "converges"),
+    "take all": (
+        Configuration(_minting(TakesAll, "minted beside a person's"), "labelled", ids=1),
+        "foreign",
+    ),
+    "impatient": (Configuration(_minting(Impatient, "first minted"), "labelled", ids=1), "current"),
     "unfenced": (Configuration(_planted("Unfenced", ALTERNATING), "labelled", ids=2), "current"),
     "ask first": (
         Configuration(_planted("AsksFirst", BY_PLATFORM), "labelled", ids=1),

@@ -297,7 +297,10 @@ def test_the_handler_runs_with_the_package_and_the_runtimes_boto3_alone(
 
 
 def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Path) -> None:
-    """Targets are found by looking into their folder, so what is packed is what there is."""
+    """Targets are found by looking into their folder, so what is packed is what there is.
+
+    IAM's needs no driver, and is in every package.
+    """
     ran = _python(
         package,
         _runtime(tmp_path / "runtime"),
@@ -305,7 +308,8 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
-    assert ran.stdout.strip() == "['keyturn.targets.postgres']", ran.stderr
+    found = ["keyturn.targets.iam_access_key", "keyturn.targets.postgres"]
+    assert ran.stdout.strip() == str(found), ran.stderr
 
 
 # ---------------------------------------------------------------------------- how

@@ -34,12 +34,12 @@ def test_what_is_written_is_read_and_nothing_else_changes(
     value = {**others, "username": "app", "password": "first"}
     text = json.dumps(value, indent=indent, ensure_ascii=bool(indent))
 
-    rendered = document.render(text, "here", MEMBERS, principal, secret)
+    rendered = document.render(text, "here", {"username": principal, "password": secret})
     read = document.parse(rendered, "here", MEMBERS)
 
     assert (read.principal, read.secret) == (principal, Sensitive(secret))
     assert json.loads(rendered) == {**value, "username": principal, "password": secret}
-    back = document.render(rendered, "here", MEMBERS, "app", "first")
+    back = document.render(rendered, "here", {"username": "app", "password": "first"})
     assert back == text
 
 

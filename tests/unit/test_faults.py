@@ -40,7 +40,8 @@ class Echo:
         with suppress(OSError), line, line.makefile("rb") as lines:
             for request in lines:
                 self.got.append(request)
-                line.sendall(b"ok")
+                with suppress(OSError):
+                    line.sendall(b"ok")
 
 
 @pytest.fixture

@@ -967,8 +967,24 @@ def test_in_an_outage_there_is_no_answer_and_no_effect(one: Desk) -> None:
 
 
 def test_an_action_that_is_not_there_is_named(one: Desk) -> None:
-    with pytest.raises(ClientError, match=r"UnknownOperationException.*no TagResource"):
-        one.client.tag_resource(SecretId=one.ref, Tags=[])
+    with pytest.raises(ClientError, match=r"UnknownOperationException.*no GetResourcePolicy"):
+        one.client.get_resource_policy(SecretId=one.ref)
+
+
+def test_tags_are_kept_and_taken_off(one: Desk) -> None:
+    """Any number of times; they make no version. A character that tags cannot have is refused."""
+    tag: Any = {"Key": "keyturn:intent:a-1", "Value": "2030-01-01T00:00:00+00:00 AKIA"}
+    for _ in range(2):
+        one.client.tag_resource(SecretId=one.ref, Tags=[tag])
+    assert one.client.describe_secret(SecretId=one.ref)["Tags"] == [tag]
+    with pytest.raises(ClientError, match="InvalidParameterException"):
+        one.client.tag_resource(SecretId=one.ref, Tags=[{"Key": "a", "Value": "{}"}])
+
+    for _ in range(2):
+        one.client.untag_resource(SecretId=one.ref, TagKeys=[tag["Key"]])
+
+    assert one.client.describe_secret(SecretId=one.ref).get("Tags", []) == []
+    assert one.value() == FIRST
 
 
 def test_calls_are_remembered_with_who_made_them(one: Desk) -> None:

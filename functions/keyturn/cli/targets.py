@@ -21,7 +21,7 @@ def targets(*, markdown: Annotated[bool, typer.Option(help="As in the README.")]
 
     from keyturn.wiring import target_modules
 
-    header = ["target", "`engine` in the secret", *STRATEGIES]
+    header = ["target", "`engine` in the secret", *STRATEGIES, "minted keys"]
     rows = sorted(map(_row, target_modules()))
     if markdown:
         typer.echo(_markdown([header, ["---"] * len(header), *rows]))
@@ -35,7 +35,7 @@ def targets(*, markdown: Annotated[bool, typer.Option(help="As in the README.")]
 def _row(module: TargetModule) -> list[str]:
     engines = ", ".join(f"`{engine}`" for engine in module.ENGINES)
     offered = ["yes" if strategy in module.STRATEGIES else "" for strategy in STRATEGIES]
-    return [module.TITLE, engines, *offered]
+    return [module.TITLE, engines, *offered, "yes" if hasattr(module, "issuer") else ""]
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -5,19 +5,22 @@ made it. The service labels the new, empty version AWSPENDING before it calls us
 that carries neither label is over. AWSPENDING is left on the version when it becomes current: the
 service removes it when the rotation ends, and counts the rotation as succeeded either way.
 
+Where keys are minted, intents are tags of the secret: a tag makes no version.
+
 Versions are immutable, and only tested ones are promoted. Nothing but the versions of this
 rotation is ever written: a foreign version would abandon it (RotationAbandoned).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from keyturn import document
 from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, KeyturnError, Misconfigured
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Snapshot, Version
 from keyturn.ports import Found
 
 if TYPE_CHECKING:
@@ -39,6 +42,15 @@ PERMISSIONS = (
 )
 """What the function's role needs on the secret and its key. An admin secret: the read half."""
 
+KEY_PERMISSIONS = ("secretsmanager:TagResource", "secretsmanager:UntagResource")
+"""Besides, where keys are minted; on tags that begin with `INTENT` only."""
+
+INTENT = "keyturn:intent:"
+"""How the names of our tags begin."""
+
+TAG_MAX_CHARACTERS = 256
+"""Longest value of a tag (API_Tag)."""
+
 CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
 
 SECRET_MAX_BYTES = 65_536
@@ -57,13 +69,13 @@ _GONE_MEANWHILE: dict[str, GetSecretValueResponseTypeDef | None] = {
 
 
 class SecretsManager:
-    """A `SecretStore`.
+    """A `KeyStore`.
 
     Args:
         client: A boto3 client, with time-outs.
         rotation_token: From the event, if it had one. It goes with PutSecretValue, the only
             action whose model takes one.
-        members: What the stored documents call principal and secret, or that they are the secret.
+        members_of: What the stored documents call principal and secret, or that they are secrets.
     """
 
     def __init__(
@@ -71,11 +83,11 @@ class SecretsManager:
         client: SecretsManagerClient,
         *,
         rotation_token: Sensitive | None = None,
-        members: document.Members | document.Whole | None = None,
+        members_of: document.MembersOf | document.Whole = document.usual,
     ) -> None:
         self._client = client
         self._rotation_token = rotation_token
-        self._members = members or document.Members()
+        self._members_of = members_of
 
     def rotated_by(self, ref: SecretRef) -> str:
         """Return the ARN of the function that Secrets Manager calls for *ref*; "" if none."""
@@ -150,13 +162,7 @@ class SecretsManager:
     ) -> None:
         """See `SecretStore.stage`. PutSecretValue knows no precondition; versions are kept."""
         del seen
-        text = document.render(
-            credential.document.reveal(),
-            ref,
-            self._members,
-            credential.principal,
-            credential.secret.reveal(),
-        )
+        text = self._rendered(ref, credential)
         _require_fit(ref, text)
         # Versions are immutable: same token, same value -> no change; same token, other value ->
         # ResourceExistsException (API_PutSecretValue). Then an earlier try has stored its value,
@@ -217,6 +223,39 @@ class SecretsManager:
             )
         raise failure
 
+    def intents(self, ref: SecretRef) -> list[Intent]:
+        """See `KeyStore.intents`."""
+        tags = {
+            tag.get("Key", ""): tag.get("Value", "") for tag in self._describe(ref).get("Tags", [])
+        }
+        return [
+            _intent_of(ref, key.removeprefix(INTENT), value)
+            for key, value in sorted(tags.items())
+            if key.startswith(INTENT)
+        ]
+
+    def declare(self, ref: SecretRef, intent: Intent) -> None:
+        """See `KeyStore.declare`."""
+        value = _text_of(intent)
+        if len(value) > TAG_MAX_CHARACTERS:
+            raise Misconfigured(
+                f"{ref}: {len(intent.foreign)} keys are there that no version has",
+                remedy="Delete them, or put them into the secret.",
+            )
+        tag = {"Key": INTENT + intent.name, "Value": value}
+        ask_aws(
+            "TagResource",
+            ref,
+            lambda: self._client.tag_resource(SecretId=ref, Tags=[tag]),  # type: ignore[list-item]
+        )
+
+    def settle(self, ref: SecretRef, names: Iterable[str]) -> None:
+        """See `KeyStore.settle`."""
+        keys = [INTENT + name for name in names]
+        ask_aws(
+            "UntagResource", ref, lambda: self._client.untag_resource(SecretId=ref, TagKeys=keys)
+        )
+
     def _slots(self, ref: SecretRef) -> Snapshot:
         described = self._describe(ref)
         labels = described.get("VersionIdsToStages", {})
@@ -273,10 +312,25 @@ class SecretsManager:
                 f"{ref} version {version_id}: the value is binary",
                 remedy="Store the value as SecretString, a JSON object.",
             )
-        credential = document.parse(
-            response["SecretString"], f"{ref} version {version_id}", self._members
-        )
+        text, where = response["SecretString"], f"{ref} version {version_id}"
+        members: document.Members | document.Whole = document.Whole()
+        if not isinstance(self._members_of, document.Whole):
+            members = document.members_in(text, where, self._members_of)
+        credential = document.parse(text, where, members)
         return Version(version_id, credential, response["CreatedDate"])
+
+    def _rendered(self, ref: SecretRef, credential: Credential) -> str:
+        """Return the text to store: the document, with what this rotation has made."""
+        if isinstance(self._members_of, document.Whole):
+            return credential.secret.reveal()
+        before = credential.document.reveal()
+        members = document.members_in(before, ref, self._members_of)
+        fresh = {
+            **{name: member.reveal() for name, member in credential.derived.items()},
+            members.principal: credential.principal,
+            members.secret: credential.secret.reveal(),
+        }
+        return document.render(before, ref, fresh)
 
     def _token(self) -> dict[str, str]:
         if self._rotation_token is None:
@@ -398,3 +452,27 @@ def _require_alive(ref: SecretRef, described: DescribeSecretResponseTypeDef) -> 
         raise Misconfigured(
             f"{ref} is being deleted", remedy="Restore it, or leave it alone until it is gone."
         )
+
+
+def _text_of(intent: Intent) -> str:
+    """Return the value of a tag. It may hold letters, digits, blanks and `_.:/=+-@` (API_Tag)."""
+    return " ".join([intent.since.isoformat(), intent.until.isoformat(), *sorted(intent.foreign)])
+
+
+def _intent_of(ref: SecretRef, name: str, value: str) -> Intent:
+    try:
+        since, until, *foreign = value.split(" ")
+        intent = Intent(
+            name,
+            datetime.fromisoformat(since).astimezone(UTC),
+            datetime.fromisoformat(until).astimezone(UTC),
+            frozenset(foreign),
+        )
+    except ValueError:
+        intent = None
+    if intent is None:
+        raise Misconfigured(
+            f"{ref}: the tag {INTENT}{name} is not as we have written it",
+            remedy="Remove the tag; a key that no version has is not ours then.",
+        )
+    return intent

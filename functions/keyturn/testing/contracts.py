@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from keyturn.boundary import quiet_sdk_loggers
 from keyturn.errors import (
     Busy,
+    Denied,
     Drifted,
     KeyturnError,
     LockedOut,
@@ -27,8 +28,11 @@ from keyturn.errors import (
     NotYetAccepted,
     Unreachable,
 )
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import Authority, Pending, Retiring, SecretStore, Target
+from keyturn.minted import MintedKeys, Place
+from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Version
+from keyturn.ports import Authority, KeyIssuer, KeyStore, Pending, Retiring, SecretStore, Target
+from keyturn.rotation import Rotation
+from keyturn.testing.fakes import REF, LabelledStore, World
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
@@ -674,3 +678,234 @@ class StoreContract:
     def _promote(self, shelf: Shelf, name: str) -> None:
         seen = shelf.store.snapshot(shelf.ref, rotation_id(name))
         shelf.store.promote(shelf.ref, rotation_id(name), seen)
+
+
+class KeyStoreContract(StoreContract):
+    """What holds besides where keys are minted. A subclass provides the fixture *shelf*."""
+
+    def test_intents_are_kept_until_they_are_settled(self, shelf: Shelf) -> None:
+        """Each apart from the others, as it was written, and any number of times."""
+        store = self._store(shelf)
+        one = Intent("one", MADE_AT, MADE_AT + timedelta(hours=1), frozenset({"AKIA1", "AKIA2"}))
+        other = Intent("other", MADE_AT + timedelta(seconds=1.5), MADE_AT)
+        assert list(store.intents(shelf.ref)) == []
+
+        for intent in (one, other, one):
+            store.declare(shelf.ref, intent)
+        assert sorted(store.intents(shelf.ref), key=lambda each: each.name) == [one, other]
+        for _ in range(2):
+            store.settle(shelf.ref, ["one"])
+
+        assert list(store.intents(shelf.ref)) == [other]
+
+    def test_an_intent_disturbs_no_rotation(self, shelf: Shelf) -> None:
+        """It makes no version and moves no label."""
+        shelf.begin(rotation_id("a"))
+        before = shelf.labels()
+
+        self._store(shelf).declare(shelf.ref, Intent("one", MADE_AT, MADE_AT))
+
+        assert shelf.labels() == before
+        assert shelf.readers_get() == FIRST
+        assert shelf.store.staged(shelf.ref, rotation_id("a")) is None
+
+    def _store(self, shelf: Shelf) -> KeyStore:
+        assert isinstance(shelf.store, KeyStore)
+        return shelf.store
+
+
+# ---------------------------------------------------------------------------- issuers
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """An issuer under contract.
+
+    Attributes:
+        issuer: The issuer itself.
+        current: A credential that it accepts now; its holder's only key.
+        stranger: The same, for a holder whose keys we may not touch.
+        world: Its clock is the issuer's, and `pass_time` may wait by it.
+        pass_time: Lets so many seconds pass.
+        alive: The ids of the holder's keys, whatever lists say.
+        make_by_hand: Makes another key, as a person would, and returns its id.
+        outage: While it is entered, the issuer gives no answer.
+        lose_mint: While it is entered, the next key is made, and nobody is told.
+    """
+
+    issuer: KeyIssuer
+    current: Credential
+    stranger: Credential
+    world: World
+    pass_time: Callable[[float], None]
+    alive: Callable[[], set[str]]
+    make_by_hand: Callable[[], str]
+    outage: Callable[[], AbstractContextManager[None]]
+    lose_mint: Callable[[], AbstractContextManager[None]]
+
+
+LONG_S = 7200.0
+"""Longer than any worker lives, than any grace, and than any list is late; in seconds."""
+
+
+class MintedContract:
+    """A subclass provides the fixture *mint*. The issuer's laws, and those of its rotations."""
+
+    def test_current_is_used_and_a_refusal_is_an_answer(self, mint: Mint) -> None:
+        """A wrong secret and an unknown key give False; neither raises."""
+        assert mint.issuer.verify(mint.current)
+        wrong = replace(mint.current, secret=Sensitive(f"{CANARY}wrong"))
+        assert mint.issuer.verify(wrong) is False
+        unknown = replace(mint.current, principal="X" * 20)
+        assert mint.issuer.verify(unknown) is False
+
+    def test_what_is_minted_works_in_time_and_current_goes_on(self, mint: Mint) -> None:
+        """It has another id and another secret, and everything else of current."""
+        made = mint.issuer.mint(mint.current)
+        mint.pass_time(LONG_S)
+
+        assert mint.alive() == {made.principal, mint.current.principal}
+        assert mint.issuer.verify(made)
+        assert mint.issuer.verify(mint.current)
+        assert made.fields == mint.current.fields
+        listed = {key.id: key for key in mint.issuer.keys(mint.current)}
+        assert listed.keys() == mint.alive()
+        assert listed[made.principal].created_at > listed[mint.current.principal].created_at
+
+    def test_a_lost_reply_makes_one_key(self, mint: Mint) -> None:
+        """Whoever asks again makes a second one that nobody knows."""
+        with mint.lose_mint(), pytest.raises(Unreachable):
+            mint.issuer.mint(mint.current)
+
+        assert len(mint.alive()) == 2  # noqa: PLR2004  # current's, and one
+
+    def test_a_full_holder_is_busy(self, mint: Mint) -> None:
+        """An answer: no key was made."""
+        while len(mint.alive()) < mint.issuer.limit:
+            mint.make_by_hand()
+        before = mint.alive()
+
+        with pytest.raises(Busy):
+            mint.issuer.mint(mint.current)
+
+        assert mint.alive() == before
+
+    def test_a_key_dies_by_degrees_and_may_be_killed_twice(self, mint: Mint) -> None:
+        """Inactive is refused and still there; deleted is gone; a third time is no error."""
+        made = mint.issuer.mint(mint.current)
+        mint.pass_time(LONG_S)
+
+        for _ in range(2):
+            mint.issuer.deactivate(mint.current, made.principal)
+        mint.pass_time(LONG_S)
+        assert mint.issuer.verify(made) is False
+        assert [k.is_active for k in mint.issuer.keys(made) if k.id == made.principal] == [False]
+        for _ in range(2):
+            mint.issuer.delete(mint.current, made.principal)
+
+        assert mint.alive() == {mint.current.principal}
+        mint.issuer.deactivate(mint.current, made.principal)
+
+    def test_use_is_seen(self, mint: Mint) -> None:
+        """Of a key that was never used, nothing is."""
+        made = mint.issuer.mint(mint.current)
+        mint.pass_time(LONG_S)
+        assert mint.issuer.last_used(made.principal) is None
+
+        assert mint.issuer.verify(made)
+
+        assert mint.issuer.last_used(made.principal) is not None
+
+    def test_a_holder_that_is_not_allowed_is_refused(self, mint: Mint) -> None:
+        """Before anything is asked of anybody."""
+        for act in (mint.issuer.holder, mint.issuer.check, mint.issuer.keys, mint.issuer.mint):
+            with pytest.raises(Denied):
+                act(mint.stranger)
+
+    def test_no_answer_is_no_refusal(self, mint: Mint) -> None:
+        """Nothing is known then."""
+        key_id = mint.current.principal
+        with mint.outage():
+            for act in (
+                lambda: mint.issuer.check(mint.current),
+                lambda: mint.issuer.keys(mint.current),
+                lambda: mint.issuer.mint(mint.current),
+                lambda: mint.issuer.verify(mint.current),
+                lambda: mint.issuer.last_used(key_id),
+                lambda: mint.issuer.deactivate(mint.current, key_id),
+                lambda: mint.issuer.delete(mint.current, key_id),
+            ):
+                with pytest.raises(Unreachable):
+                    act()
+
+        assert mint.alive() == {key_id}
+
+    def test_rotations_follow_each_other(self, mint: Mint) -> None:
+        """Two keys at any time, at the most: current's and the one before."""
+        store = LabelledStore(mint.world, mint.current)
+
+        for name in ("a", "b", "c"):
+            before = store.serves().credential
+            self._rotation(mint, store, name).run()
+
+            current = store.serves()
+            assert current.rotation_id == RotationId(name)
+            assert mint.alive() == {before.principal, current.credential.principal}
+            mint.pass_time(LONG_S)
+
+    def test_a_lost_reply_leaves_no_orphan(self, mint: Mint) -> None:
+        """The next rotation that comes late enough deletes it; one that comes early waits."""
+        store = LabelledStore(mint.world, mint.current)
+        with mint.lose_mint(), pytest.raises(Unreachable):
+            self._rotation(mint, store, "a").run()
+        assert len(mint.alive()) == 2  # noqa: PLR2004  # current's, and one
+        with pytest.raises(Busy):
+            self._rotation(mint, store, "b").run()
+
+        mint.pass_time(LONG_S)
+        self._rotation(mint, store, "c").run()
+
+        assert mint.alive() == {mint.current.principal, store.serves().credential.principal}
+
+    def test_a_persons_key_is_named_and_left(self, mint: Mint) -> None:
+        """No version has it, and no intent of ours explains it."""
+        store = LabelledStore(mint.world, mint.current)
+        theirs = [mint.make_by_hand() for _ in range(mint.issuer.limit - 1)]
+        before = mint.alive()
+
+        with pytest.raises(Drifted) as caught:
+            self._rotation(mint, store, "a").run()
+
+        assert all(key_id in str(caught.value) for key_id in theirs)
+        assert mint.alive() == before
+        assert mint.issuer.verify(mint.current)
+
+    def test_no_issuer_leaks(self, mint: Mint, caplog: pytest.LogCaptureFixture) -> None:
+        """The SDK logs answers at DEBUG, new secrets included, unless it is held back."""
+        quiet_sdk_loggers()
+        caplog.set_level(logging.DEBUG)
+        made = mint.issuer.mint(mint.current)
+        wrong = replace(made, secret=Sensitive(f"{CANARY}wrong"))
+        said = [repr(made), str(made), repr(dict(made.derived))]
+
+        with mint.outage():
+            for act in (mint.issuer.verify, mint.issuer.mint, mint.issuer.keys):
+                said += _said_by(lambda act=act: act(wrong))  # type: ignore[misc]
+        said += _said_by(lambda: mint.issuer.verify(mint.stranger))
+
+        assert CANARY.rstrip("-") not in caplog.text
+        assert not [text for text in said if CANARY.rstrip("-") in text]
+
+    def _rotation(self, mint: Mint, store: LabelledStore, name: str) -> Rotation:
+        """Begin a rotation, whose waits pass the issuer's time."""
+
+        def pause(seconds: float) -> bool:
+            mint.pass_time(seconds)
+            return True
+
+        store.begin(RotationId(name))
+        place = Place(store, REF, RotationId(name))
+        target = MintedKeys(mint.issuer, place, mint.world.clock, pause)
+        return Rotation(
+            REF, RotationId(name), store=store, targets=lambda _: target, clock=mint.world.clock
+        )

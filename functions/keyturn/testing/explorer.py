@@ -38,6 +38,7 @@ from keyturn.errors import KeyturnError, Unreachable
 from keyturn.model import RotationId
 from keyturn.rotation import Rotation
 from keyturn.testing.fakes import Crash
+from keyturn.testing.minted_scene import MintedScene
 from keyturn.testing.scene import (
     BEGIN,
     INVARIANTS,
@@ -369,7 +370,8 @@ class _Run:
         self._configuration = configuration
         self._schedule = schedule
         self._hand_over = hand_over
-        self._scene = Scene(configuration)
+        mints = configuration.strategy.keys is not None
+        self._scene = MintedScene(configuration) if mints else Scene(configuration)
         self._scene.begin(_A)
         self._ids = (_A, _A) if configuration.ids == 1 else (_A, _B)
         self._scene.world.before, self._scene.world.after = self._before, self._after

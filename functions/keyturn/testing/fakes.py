@@ -8,17 +8,27 @@ the process before or after any of them, lose a reply, or let another worker run
     StagedStore       a `SecretStore` without labels, whose newest version is what readers see
     MemoryDatabase    a `PasswordEngine` with logins, owners and memberships
     MemoryPlatform    an `Authority` over one of its logins, which takes its time
+    MemoryIssuer      a `KeyIssuer` whose lists are late, and whose keys are refused at first
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from keyturn.errors import Busy, Denied, Drifted, Misconfigured, NotYetAccepted, Unreachable
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot, Version
+from keyturn.model import (
+    Credential,
+    Intent,
+    IssuedKey,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Snapshot,
+    Version,
+)
 
 REF = SecretRef("fake/secret")
 
@@ -69,11 +79,38 @@ class World:
         self.after(number, name)
 
 
-class LabelledStore:
-    """A `SecretStore`: immutable versions, labels that point at them, compare-and-swap."""
+class _Intents:
+    """What makes a store a `KeyStore`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._intents: dict[str, Intent] = {}
+
+    def intents(self, ref: SecretRef) -> list[Intent]:
+        """See `KeyStore.intents`."""
+        del ref
+        with self._world.call("store.intents"):
+            return list(self._intents.values())
+
+    def declare(self, ref: SecretRef, intent: Intent) -> None:
+        """See `KeyStore.declare`."""
+        del ref
+        with self._world.call("store.declare"):
+            self._intents[intent.name] = intent
+
+    def settle(self, ref: SecretRef, names: Iterable[str]) -> None:
+        """See `KeyStore.settle`."""
+        del ref
+        with self._world.call("store.settle"):
+            for name in names:
+                self._intents.pop(name, None)
+
+
+class LabelledStore(_Intents):
+    """A `KeyStore`: immutable versions, labels that point at them, compare-and-swap."""
 
     def __init__(self, world: World, first: Credential) -> None:
-        self._world = world
+        super().__init__(world)
         self.versions: dict[RotationId, Version | None] = {}
         self.labels: dict[str, RotationId] = {}
         self._put(RotationId("v0"), first)
@@ -162,11 +199,11 @@ class LabelledStore:
         self.versions[rotation_id] = Version(rotation_id, credential, self._world.clock.now())
 
 
-class StagedStore:
-    """A `SecretStore`: a main history that readers follow, and a guarded record of what pends."""
+class StagedStore(_Intents):
+    """A `KeyStore`: a main history that readers follow, and a guarded record of what pends."""
 
     def __init__(self, world: World, first: Credential) -> None:
-        self._world = world
+        super().__init__(world)
         self._history = [Version(RotationId("v0"), first, world.clock.now())]
         self._waiting: Version | None = None
 
@@ -415,3 +452,114 @@ class _MemorySession:
     def _require_own(self, principal: str) -> None:
         if self._user not in {principal, "admin"}:
             raise Denied("not yours", remedy="")
+
+
+@dataclass
+class Key:
+    """One key of a `MemoryIssuer`.
+
+    Attributes:
+        listed_from: How many external calls there must have been until lists show it.
+        uses: How often it was tried since it was made; see `MemoryIssuer.HOSTS`.
+    """
+
+    secret: str
+    created_at: datetime
+    is_active: bool = True
+    used_at: datetime | None = None
+    listed_from: int = 0
+    uses: int = 99
+    gone_at: int | None = None
+
+
+class MemoryIssuer:
+    """A `KeyIssuer` with one holder, `app`, and two keys at most.
+
+    Attributes:
+        keys_by_id: A deleted one stays here for as long as lists may still show it.
+        lag: After how many external calls, whoever makes them, lists show a change.
+    """
+
+    HOSTS = (False, True, False, True, False)
+    """How the first uses of a new key end, before every host knows it."""
+
+    limit = 2
+
+    def __init__(self, world: World, keys: dict[str, Key]) -> None:
+        self._world = world
+        self.keys_by_id = keys
+        self.lag = 2
+        self._number = 0
+
+    def holder(self, credential: Credential) -> str:
+        """See `KeyIssuer.holder`."""
+        return str(credential.fields.get("holder", "app"))
+
+    def check(self, current: Credential) -> None:
+        """See `KeyIssuer.check`."""
+        with self._world.call("issuer.check"):
+            if self.holder(current) != "app":
+                raise Drifted("another holder", remedy="")
+
+    def keys(self, current: Credential) -> list[IssuedKey]:
+        """See `KeyIssuer.keys`."""
+        del current
+        with self._world.call("issuer.list"):
+            now = len(self._world.calls)
+            return [
+                IssuedKey(key_id, key.created_at, key.is_active)
+                for key_id, key in self.keys_by_id.items()
+                if key.listed_from <= now and (key.gone_at is None or key.gone_at + self.lag > now)
+            ]
+
+    def mint(self, current: Credential) -> Credential:
+        """See `KeyIssuer.mint`."""
+        with self._world.call("issuer.mint"):
+            if len(self.alive()) >= self.limit:
+                raise Busy("as many keys as it may have", remedy="")
+            self._number += 1
+            key_id = f"K{self._number}"
+            key = Key(f"{key_id}-secret", self._world.clock.now(), uses=0)
+            key.listed_from = len(self._world.calls) + self.lag
+            self.keys_by_id[key_id] = key
+        return replace(current, principal=key_id, secret=Sensitive(key.secret))
+
+    def verify(self, credential: Credential) -> bool:
+        """See `KeyIssuer.verify`."""
+        with self._world.call("issuer.verify"):
+            key = self.alive().get(credential.principal)
+            if key is None or not self._is_right(key, credential):
+                return False
+            key.uses += 1
+            return key.uses > len(self.HOSTS) or self.HOSTS[key.uses - 1]
+
+    def last_used(self, key_id: str) -> datetime | None:
+        """See `KeyIssuer.last_used`."""
+        with self._world.call("issuer.used"):
+            return self.keys_by_id[key_id].used_at
+
+    def deactivate(self, current: Credential, key_id: str) -> None:
+        """See `KeyIssuer.deactivate`."""
+        del current
+        with self._world.call("issuer.deactivate"):
+            if key_id in self.alive():
+                self.keys_by_id[key_id].is_active = False
+
+    def delete(self, current: Credential, key_id: str) -> None:
+        """See `KeyIssuer.delete`."""
+        del current
+        with self._world.call("issuer.delete"):
+            if key_id in self.alive():
+                self.keys_by_id[key_id].gone_at = len(self._world.calls)
+
+    def alive(self) -> dict[str, Key]:
+        """Return what is not deleted."""
+        return {k: key for k, key in self.keys_by_id.items() if key.gone_at is None}
+
+    def would_accept(self, credential: Credential) -> bool:
+        """Tell whether every host would accept it, without counting as a call."""
+        key = self.alive().get(credential.principal)
+        return key is not None and self._is_right(key, credential) and key.uses >= len(self.HOSTS)
+
+    def _is_right(self, key: Key, credential: Credential) -> bool:
+        return key.is_active and Sensitive(key.secret) == credential.secret

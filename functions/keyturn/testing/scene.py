@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from keyturn.errors import KeyturnError
+from keyturn.minted import MintedKeys
 from keyturn.model import Credential, RotationId, Sensitive, Snapshot, Version
 from keyturn.ports import Generate, Session, Target
 from keyturn.rotation import STALE_AFTER, Rotation
@@ -38,6 +39,9 @@ from keyturn.testing.fakes import REF, Account, LabelledStore, MemoryDatabase, S
 
 INVARIANTS = ("recoverable", "foreign", "current", "tested", "order", "converges")
 
+HUMAN = "HUMAN"
+"""A key that a person has made for the same holder."""
+
 FIRST = RotationId("v0")
 """The version that every store begins with."""
 
@@ -49,7 +53,12 @@ ADMIN = Credential("admin", Sensitive("admin"))
 ACTS = frozenset({"database.set", "authority.ask"})
 """Calls that change a password, at once or later; one that is asked for later is the only one."""
 
-WRITES = ACTS | {"store.put", "store.withdraw", "store.promote", "store.add", "store.clear"}
+KEYS = frozenset(
+    {"issuer.mint", "issuer.deactivate", "issuer.delete", "store.declare", "store.settle"}
+)
+"""The same of a target that mints. None of them excuses anything."""
+
+WRITES = ACTS | KEYS | {"store.put", "store.withdraw", "store.promote", "store.add", "store.clear"}
 """Calls with an effect. To lose the reply of any other is the same as to lose its request."""
 
 BEGIN = "platform.begin"
@@ -65,14 +74,16 @@ class Strategy:
         slots: How many credentials the target accepts at once.
         logins: The accounts that its rotations may change or make.
         has_admin: Whether the admin can always set again.
-        target: Makes the target.
+        target: Makes the target. Of one that mints its keys, `MintedScene` does.
+        keys: The keys that the holder has at first, if the target mints; `K0` is current's.
     """
 
     name: str
     slots: int
     logins: frozenset[str]
     has_admin: bool
-    target: Callable[[MemoryDatabase, Generate], Target]
+    target: Callable[..., Target]
+    keys: tuple[str, ...] | None = None
 
 
 def _alternating_users(database: MemoryDatabase, generate: Generate) -> Target:
@@ -103,6 +114,17 @@ STRATEGIES = {
         frozenset({"app", "app_clone"}),
         has_admin=True,
         target=_alternating_users,
+    ),
+    "minted": Strategy("minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=("K0",)),
+    "first minted": Strategy(
+        "first minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=()
+    ),
+    "minted beside a person's": Strategy(
+        "minted beside a person's",
+        *(2, frozenset()),
+        has_admin=False,
+        target=MintedKeys,
+        keys=("K0", HUMAN),
     ),
 }
 STORES: dict[str, type[LabelledStore | StagedStore]] = {
@@ -183,13 +205,8 @@ class Scene:
         self.violations: list[Violation] = []
         self.is_refused = False
         self.was_overtaken = False
-        accounts = {
-            name: Account(name) for name in ("app", "admin", "human", "app_reader", "app_clone2")
-        }
-        self._database = _Database(self.world, accounts)
-        self._database.asked = self._note_login
+        self._store = STORES[configuration.store](self.world, self._furnish())
         self._others = self._foreign()
-        self._store = STORES[configuration.store](self.world, Credential("app", Sensitive("app")))
         self._begun = [FIRST]
         self._promoted = [FIRST]
         self._logins: dict[RotationId, Credential] = {}
@@ -203,8 +220,21 @@ class Scene:
             self.begin(RotationId(f"e{number}"))
             self.rotation(RotationId(f"e{number}"), f"e{number}").run()
             self._promoted.append(RotationId(f"e{number}"))
+            self._rest()
         self._begun = list(self._promoted)
         self._slots = self._look_at_slots()
+
+    def _furnish(self) -> Credential:
+        """Make what the rotations are for, and return the credential that is current at first."""
+        accounts = {
+            name: Account(name) for name in ("app", "admin", "human", "app_reader", "app_clone2")
+        }
+        self._database = _Database(self.world, accounts)
+        self._database.asked = self._note_login
+        return Credential("app", Sensitive("app"))
+
+    def _rest(self) -> None:
+        """Let pass what passes between two rotations."""
 
     def begin(self, rotation_id: RotationId) -> None:
         """Do what the platform does before it calls anybody with *rotation_id*."""
@@ -217,11 +247,8 @@ class Scene:
         self.world.clock.advance(STALE_AFTER + timedelta(seconds=1))
 
     def rotation(self, rotation_id: RotationId, worker: str) -> Rotation:
-        """Return a fresh container with the real code; its passwords are numbered."""
-        numbers = iter(range(1, 100))
-        target = self.configuration.strategy.target(
-            self._database, lambda: Sensitive(f"{worker}-{next(numbers)}")
-        )
+        """Return a fresh container with the real code."""
+        target = self._target(rotation_id, worker)
         return self.configuration.rotation(
             REF,
             rotation_id,
@@ -230,17 +257,25 @@ class Scene:
             clock=self.world.clock,
         )
 
+    def _target(self, rotation_id: RotationId, worker: str) -> Target:
+        """Return what is rotated; its passwords are numbered."""
+        del rotation_id
+        numbers = iter(range(1, 100))
+        return self.configuration.strategy.target(
+            self._database, lambda: Sensitive(f"{worker}-{next(numbers)}")
+        )
+
     def look(self, call: str) -> None:
         """Check every promise, right after the effect of *call* by the actor."""
         if call in ACTS:
             self._see_act()
-        elif call == "database.login":
+        elif call in {"database.login", "issuer.verify"}:
             self._see_login()
         elif call in WRITES or call == BEGIN:
             self._see_slots(call)
         self._seen[self.worker] = self._slots
         if not call.startswith("store.") and self._foreign() != self._others:
-            self._broken("foreign", "an account changed that the rotation did not make")
+            self._broken("foreign", "something changed that the rotation did not make")
         self.is_refused = not self._accepts_current()
         if self.is_refused:
             self._see_refusal()
@@ -266,7 +301,10 @@ class Scene:
             self._broken("converges", "current is refused after the last run")
 
     def _accepts_current(self) -> bool:
-        return self._database.would_accept(self._store.serves().credential)
+        return self._would_accept(self._store.serves().credential)
+
+    def _would_accept(self, credential: Credential) -> bool:
+        return self._database.would_accept(credential)
 
     def _see_act(self) -> None:
         self._act = _Act(self.actor, self._is_overtaken())
@@ -281,7 +319,7 @@ class Scene:
 
     def _see_login(self) -> None:
         credential = self._logins[self.actor]
-        if self._database.would_accept(credential):
+        if self._would_accept(credential):
             self._tested.add((self.actor, credential.principal, credential.secret.reveal()))
 
     def _see_slots(self, call: str) -> None:
@@ -328,7 +366,7 @@ class Scene:
             return True
         with _Unobserved(self.world):
             kept = self._store.kept(REF)
-            return any(self._database.would_accept(version.credential) for version in kept)
+            return any(self._would_accept(version.credential) for version in kept)
 
     def _is_excused(self) -> bool:
         if self.configuration.strategy.slots > 1:

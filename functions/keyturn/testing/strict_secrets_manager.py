@@ -65,6 +65,11 @@ MIN_RECOVERY_DAYS, MAX_RECOVERY_DAYS = 7, 30
 MAX_PAGE = 100
 """The most that ListSecretVersionIds returns at once (API_ListSecretVersionIds)."""
 
+MAX_TAGS, MAX_TAG_KEY, MAX_TAG_VALUE = 50, 128, 256
+"""Of a secret; characters (API_TagResource, API_Tag)."""
+
+_TAG = re.compile(r"[\w .:/=+@-]*")
+
 ROTATION_TIMEOUT_S = 10.0
 """How long `settle` waits for one rotation, in seconds: far more than any fake one takes."""
 
@@ -545,6 +550,29 @@ def _update_secret(state: _State, asked: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def _tag_resource(state: _State, asked: dict[str, Any]) -> dict[str, Any]:
+    secret = _live(state, asked)
+    given = {tag["Key"]: tag["Value"] for tag in asked["Tags"]}
+    tags = {tag["Key"]: tag["Value"] for tag in secret.details.get("Tags", [])} | given
+    if any(not _TAG.fullmatch(text) for tag in given.items() for text in tag):
+        raise _invalid_parameter("A tag has a character that it may not have.")
+    if len(tags) > MAX_TAGS or any(
+        len(k) > MAX_TAG_KEY or len(v) > MAX_TAG_VALUE for k, v in tags.items()
+    ):
+        raise _invalid_parameter("Too many tags, or too long ones.")
+    secret.details["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
+    return {}
+
+
+def _untag_resource(state: _State, asked: dict[str, Any]) -> dict[str, Any]:
+    secret = _live(state, asked)
+    # Keys that are not there are no error (API_UntagResource).
+    secret.details["Tags"] = [
+        tag for tag in secret.details.get("Tags", []) if tag["Key"] not in asked["TagKeys"]
+    ]
+    return {}
+
+
 def _delete_secret(state: _State, asked: dict[str, Any]) -> dict[str, Any]:
     days, forced = asked.get("RecoveryWindowInDays"), bool(asked.get("ForceDeleteWithoutRecovery"))
     if days is not None and forced:
@@ -1016,6 +1044,8 @@ _WRITES: dict[str, _Action] = {
     "PutSecretValue": _put_secret_value,
     "RestoreSecret": _restore_secret,
     "RotateSecret": _rotate_secret,
+    "TagResource": _tag_resource,
+    "UntagResource": _untag_resource,
     "UpdateSecret": _update_secret,
     "UpdateSecretVersionStage": _update_secret_version_stage,
 }

@@ -1,23 +1,26 @@
 """HTTP on loopback for fakes of AWS services: hands every call to one function.
 
     json_wire    AWS JSON 1.1   Secrets Manager
-    query_wire   AWS Query      RDS
+    query_wire   AWS Query      RDS, IAM, STS
 
 It knows no service and no protocol: how a call is read and an answer written is a `Dialect`, one
 per protocol. A fake of a service, such as `strict_secrets_manager`, gives it a function; real SDKs
-talk to it. Signatures are not checked, the access key's id in them is the caller's name.
+talk to it. The access key's id in a signature is the caller's name; a fake that knows the caller's
+secret may check the signature itself (`Request.is_signed_with`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import itertools
 import re
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
@@ -26,6 +29,10 @@ POLL_S = 0.02
 """How long a server may take to see that it is stopped, in seconds; tests start many."""
 
 _CALLER = re.compile(r"Credential=([^/,]+)/")
+_SIGNATURE = re.compile(
+    r"Credential=[^/,]+/(?P<scope>[^,]+), *SignedHeaders=(?P<names>[^,]+),"
+    r" *Signature=(?P<signature>[0-9a-f]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,35 @@ class Request:
         action: `PutSecretValue`.
         caller: The access key's id, or "" if the request was not signed.
         parameters: As sent. What has been checked of them is the dialect's to say.
+        headers: By their names in small letters.
+        body: As sent.
     """
 
     action: str
     caller: str
     parameters: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def is_signed_with(self, secret: str) -> bool:
+        """Check the signature (Signature Version 4) of a POST to `/`."""
+        found = _SIGNATURE.search(self.headers.get("authorization", ""))
+        if found is None:
+            return False
+        names = found["names"].split(";")
+        lines = [f"{name}:{' '.join(self.headers.get(name, '').split())}" for name in names]
+        body = hashlib.sha256(self.body).hexdigest()
+        request = "\n".join(["POST", "/", "", *lines, "", found["names"], body])
+        text = "\n".join(
+            [
+                *("AWS4-HMAC-SHA256", self.headers.get("x-amz-date", ""), found["scope"]),
+                hashlib.sha256(request.encode()).hexdigest(),
+            ]
+        )
+        key = f"AWS4{secret}".encode()
+        for part in (*found["scope"].split("/"), text):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return hmac.compare_digest(key.hex(), found["signature"])
 
 
 class Refusal(Exception):
@@ -159,7 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         caller = _CALLER.search(headers.get("authorization", ""))
         try:
             action, parameters = dialect.asked(headers, sent)
-            request = Request(action, caller[1] if caller else "", parameters)
+            name = caller[1] if caller else ""
+            request = Request(action, name, parameters, headers, sent)
             members = self.server.answer(request)
             return HTTPStatus.OK, dialect.answered(action, members, request_id)
         except Refusal as refusal:

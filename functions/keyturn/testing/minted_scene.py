@@ -1,0 +1,117 @@
+"""The scene of a target that mints its keys, with lists that are late and keys that are slow.
+
+Besides what every `Scene` looks at: no key is alive at the end but those of the last two versions
+that were current, and what is not ours (I5). Where a person's key takes the room, the last run must
+refuse, name it, and leave it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from keyturn.errors import Drifted
+from keyturn.minted import Place
+from keyturn.model import Credential, RotationId, Sensitive
+from keyturn.ports import Target
+from keyturn.testing.fakes import REF, Key, MemoryIssuer
+from keyturn.testing.scene import BEGIN, FIRST, HUMAN, LAST, Scene
+
+LONG_AGO = timedelta(days=30)
+
+
+class _Issuer(MemoryIssuer):
+    """Notes the credential of each use, for whoever asks after it."""
+
+    scene: MintedScene
+
+    def verify(self, credential: Credential) -> bool:
+        """See `KeyIssuer.verify`."""
+        self.scene.note_use(credential)
+        return super().verify(credential)
+
+
+class MintedScene(Scene):
+    """The world of one schedule."""
+
+    def note_use(self, credential: Credential) -> None:
+        """Remember which key the actor tries."""
+        self._logins[self.actor] = credential
+
+    def converge(self) -> None:
+        """See `Scene.converge`."""
+        if HUMAN in self._issuer.alive() and len(self._issuer.alive()) == self._issuer.limit:
+            self._expect_refusal()
+            return
+        super().converge()
+        self._look_for_orphans()
+
+    def _expect_refusal(self) -> None:
+        self.pass_time()
+        self.actor = self.worker = LAST
+        self.begin(LAST)
+        self._see_slots(BEGIN)
+        try:
+            self.rotation(LAST, LAST).run()
+        except Drifted as error:
+            if HUMAN not in str(error):
+                self._broken("converges", f"the refusal names no key: {error}")
+        else:
+            self._broken("converges", "the last run does not refuse")
+
+    def _look_for_orphans(self) -> None:
+        with_keys = [version for version in self._promoted_versions() if version is not None]
+        ours = {version.principal for version in with_keys}
+        orphans = self._issuer.alive().keys() - ours - {HUMAN}
+        if orphans and not self.violations:
+            self._broken("converges", f"orphans are left: {', '.join(sorted(orphans))}")
+
+    def _promoted_versions(self) -> list[Credential | None]:
+        return [self._served.get(rotation_id) for rotation_id in self._promoted[-2:]]
+
+    def _furnish(self) -> Credential:
+        created = self.world.clock.now() - LONG_AGO
+        first = {*(self.configuration.strategy.keys or ())}
+        if self.configuration.earlier:
+            first.discard(HUMAN)
+        self._issuer = _Issuer(self.world, {k: Key(f"{k}-secret", created) for k in sorted(first)})
+        self._issuer.scene = self
+        current = Credential("K0", Sensitive("K0-secret"))
+        self._served = {FIRST: current}
+        return current
+
+    def _rest(self) -> None:
+        self._note_served()
+        self.pass_time()
+        if HUMAN in (self.configuration.strategy.keys or ()):
+            # While it is at rest, somebody has made room, and a key.
+            del self._issuer.keys_by_id["K0"]
+            made = self.world.clock.now() - timedelta(minutes=1)
+            self._issuer.keys_by_id[HUMAN] = Key(f"{HUMAN}-secret", made)
+            self._others = self._foreign()
+
+    def _see_promotion(self, before: RotationId) -> None:
+        super()._see_promotion(before)
+        self._note_served()
+
+    def _note_served(self) -> None:
+        version = self.serves()
+        self._served[version.rotation_id] = version.credential
+
+    def _target(self, rotation_id: RotationId, worker: str) -> Target:
+        del worker
+        make = self.configuration.strategy.target
+        place = Place(self._store, REF, rotation_id)
+        return make(self._issuer, place, self.world.clock, lambda _: True)
+
+    def _would_accept(self, credential: Credential) -> bool:
+        return self._issuer.would_accept(credential)
+
+    def _foreign(self) -> list[object]:
+        key = self._issuer.keys_by_id.get(HUMAN)
+        return [key.is_active, key.gone_at] if key else []
+
+    def _see_refusal(self) -> None:
+        # With no key at first, there is nothing to lose before the first one is promoted.
+        if self._slots.current == FIRST and not self.configuration.strategy.keys:
+            return
+        super()._see_refusal()

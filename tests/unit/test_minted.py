@@ -1,0 +1,481 @@
+"""Keys that an issuer makes: which is ours, when one may die, and what a crash leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from keyturn.errors import Busy, Drifted, KeyturnError, NotYetAccepted, Unreachable
+from keyturn.minted import GRACE, MintedKeys, Place
+from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Version
+from keyturn.ports import Minting, Retiring
+from keyturn.rotation import STALE_AFTER, Rotation
+from keyturn.testing.fakes import REF, Crash, Key, LabelledStore, MemoryIssuer, World
+
+LONG = STALE_AFTER + timedelta(seconds=1)
+AGO = timedelta(days=30)
+
+
+class Lab:
+    """One secret, whose holder has one key, `K0`."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        created = self.world.clock.now() - AGO
+        self.first = Credential("K0", Sensitive("Canary7-K0"))
+        self.issuer = MemoryIssuer(self.world, {"K0": Key("Canary7-K0", created)})
+        self.store = LabelledStore(self.world, self.first)
+        self.paused: list[float] = []
+        self.seconds = 10_000.0
+
+    def target(self, name: str, stale_after: timedelta = STALE_AFTER) -> MintedKeys:
+        place = Place(self.store, REF, RotationId(name))
+        return MintedKeys(self.issuer, place, self.world.clock, self.pause, stale_after=stale_after)
+
+    def pause(self, seconds: float) -> bool:
+        self.paused.append(seconds)
+        self.seconds -= seconds
+        return self.seconds > 0
+
+    def begin(self, name: str, stale_after: timedelta = STALE_AFTER) -> Rotation:
+        self.store.begin(RotationId(name))
+        return self.resume(name, stale_after)
+
+    def resume(self, name: str, stale_after: timedelta = STALE_AFTER) -> Rotation:
+        target = self.target(name, stale_after)
+        return Rotation(
+            *(REF, RotationId(name)),
+            store=self.store,
+            targets=lambda _: target,
+            clock=self.world.clock,
+        )
+
+    def add(self, key_id: str, age: timedelta = AGO) -> Key:
+        key = Key(f"Canary7-{key_id}", self.world.clock.now() - age)
+        self.issuer.keys_by_id[key_id] = key
+        return key
+
+    def remove(self, key_id: str) -> None:
+        del self.issuer.keys_by_id[key_id]
+
+    def alive(self) -> set[str]:
+        return set(self.issuer.alive())
+
+    def serves(self) -> str:
+        return self.store.serves().credential.principal
+
+    def fail_at(self, call: str, error: BaseException, *, after: bool = False) -> None:
+        """Fail at the first call of that name, from now on."""
+        has_failed = False
+
+        def interrupt(_: int, name: str) -> None:
+            nonlocal has_failed
+            if name == call and not has_failed:
+                has_failed = True
+                raise error
+
+        self.world.after = interrupt if after else _carry_on
+        self.world.before = _carry_on if after else interrupt
+
+    def mend(self) -> None:
+        self.world.before = self.world.after = _carry_on
+
+    def run_late(self, name: str) -> None:
+        self.world.clock.advance(LONG)
+        self.begin(name).run()
+
+
+def _carry_on(number: int, name: str) -> None:
+    del number, name
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return Lab()
+
+
+def _lost() -> Unreachable:
+    return Unreachable("no answer", remedy="")
+
+
+# ---------------------------------------------------------------------------- rotations
+
+
+def test_it_is_a_target_that_mints_and_retires(lab: Lab) -> None:
+    assert isinstance(lab.target("a"), Minting)
+    assert isinstance(lab.target("a"), Retiring)
+
+
+def test_every_step_may_be_repeated_and_one_key_is_minted(lab: Lab) -> None:
+    rotation = lab.begin("a")
+
+    for step in (*Step, *Step):
+        rotation.perform(step)
+
+    assert lab.world.calls.count("issuer.mint") == 1
+    assert lab.alive() == {"K0", "K1"}
+    assert lab.serves() == "K1"
+
+
+def test_create_again_does_nothing(lab: Lab) -> None:
+    lab.begin("a").perform(Step.CREATE)
+
+    assert lab.resume("a").perform(Step.CREATE) is Outcome.ALREADY_DONE
+
+
+def test_the_keys_of_the_last_two_rotations_live(lab: Lab) -> None:
+    lab.run_late("a")
+    lab.run_late("b")
+
+    assert lab.alive() == {"K1", "K2"}
+
+
+def test_current_works_after_every_call(lab: Lab) -> None:
+    refused: list[str] = []
+
+    def look(_: int, name: str) -> None:
+        if not lab.issuer.would_accept(lab.store.serves().credential):
+            refused.append(name)
+
+    lab.world.after = look
+    for name in ("a", "b", "c"):
+        lab.run_late(name)
+
+    assert refused == []
+
+
+# ---------------------------------------------------------------------------- what a crash leaves
+
+
+@pytest.mark.parametrize("call", ["issuer.mint", "store.put"])
+@pytest.mark.parametrize("error", [Crash, _lost], ids=["crash", "lost reply"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_one_more_run_leaves_no_orphan(
+    lab: Lab, call: str, error: Callable[[], BaseException], *, after: bool
+) -> None:
+    lab.fail_at(call, error(), after=after)
+    with pytest.raises((Crash, Unreachable)):
+        lab.begin("a").run()
+    lab.mend()
+
+    lab.run_late("b")
+
+    assert lab.alive() == {"K0", lab.serves()}
+
+
+def test_the_list_is_taken_before_the_store_is_read(lab: Lab) -> None:
+    """The other way round, what is staged in between would look like an orphan."""
+    lab.begin("a").perform(Step.CREATE)
+
+    calls = lab.world.calls
+    assert calls.index("issuer.list") < calls.index("store.list")
+
+
+def test_the_intent_is_declared_before_the_key_is_minted(lab: Lab) -> None:
+    lab.begin("a").run()
+
+    calls = [call for call in lab.world.calls if call in _ORDER]
+    assert calls == _ORDER
+
+
+_ORDER = ["store.declare", "issuer.mint", "store.put", "store.settle"]
+
+
+def test_a_young_key_may_be_a_running_workers(lab: Lab) -> None:
+    lab.fail_at("issuer.mint", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.mend()
+
+    with pytest.raises(Busy, match="K1"):
+        lab.begin("b").run()
+
+    assert lab.alive() == {"K0", "K1"}
+
+
+def test_with_a_lease_a_young_key_is_nobodys(lab: Lab) -> None:
+    """Then no other worker is alive, and the next run need not wait."""
+    lab.fail_at("issuer.mint", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.mend()
+
+    lab.begin("b", timedelta(0)).run()
+
+    assert lab.alive() == {"K0", lab.serves()}
+
+
+def test_the_loser_of_a_race_deletes_its_own_key(lab: Lab) -> None:
+    """Two deliveries of one rotation mint; one value is kept."""
+    lab.remove("K0")
+    first, second = lab.begin("a"), lab.resume("a")
+    met = False
+
+    def meet(_: int, name: str) -> None:
+        nonlocal met
+        if name == "store.put" and not met:
+            met = True
+            second.perform(Step.CREATE)
+
+    lab.issuer.lag = 1000
+    lab.world.before = meet
+    first.perform(Step.CREATE)
+
+    staged = lab.store.staged(REF, RotationId("a"))
+    assert staged is not None
+    assert lab.alive() == {staged.credential.principal}
+    assert lab.world.calls.count("issuer.mint") == 2
+
+
+def test_a_worker_that_was_overtaken_deletes_its_own_key(lab: Lab) -> None:
+    first = lab.begin("a")
+
+    def overtake(_: int, name: str) -> None:
+        if name == "issuer.mint":
+            lab.store.begin(RotationId("b"))
+
+    lab.world.after = overtake
+    with pytest.raises(Busy):
+        first.run()
+
+    assert lab.alive() == {"K0"}
+
+
+# ---------------------------------------------------------------------------- whose key it is
+
+
+def test_a_foreign_key_is_refused_by_name_and_nothing_is_touched(lab: Lab) -> None:
+    lab.add("HUMAN")
+
+    with pytest.raises(Drifted, match="HUMAN"):
+        lab.begin("a").run()
+
+    assert lab.alive() == {"K0", "HUMAN"}
+    assert not {"issuer.deactivate", "issuer.delete", "store.declare"} & set(lab.world.calls)
+
+
+def test_a_persons_key_is_left_where_there_is_room(lab: Lab) -> None:
+    """The secret's own key is gone: there is room for one."""
+    lab.remove("K0")
+    lab.add("HUMAN", timedelta(days=400))
+
+    lab.begin("a").run()
+
+    assert lab.alive() == {"HUMAN", lab.serves()}
+
+
+@pytest.mark.parametrize("age", [timedelta(days=400), timedelta(0)], ids=["older", "younger"])
+def test_age_says_nothing(lab: Lab, age: timedelta) -> None:
+    lab.add("HUMAN", age)
+
+    with pytest.raises(Drifted, match="HUMAN"):
+        lab.begin("a").run()
+
+    assert lab.alive() == {"K0", "HUMAN"}
+
+
+def test_a_key_that_was_there_before_the_intent_is_foreign(lab: Lab) -> None:
+    """Made a moment before ours was lost: in time, and named as not ours."""
+    lab.remove("K0")
+    lab.add("HUMAN", timedelta(seconds=5))
+    lab.fail_at("issuer.mint", Crash())
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.mend()
+    lab.add("HUMAN2")
+
+    lab.world.clock.advance(LONG)
+    with pytest.raises(Drifted, match="HUMAN, HUMAN2"):
+        lab.begin("b").run()
+
+
+def test_a_key_that_somebody_has_used_is_foreign(lab: Lab) -> None:
+    """Of an orphan, nobody knows the secret."""
+    lab.fail_at("issuer.mint", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.mend()
+    lab.issuer.keys_by_id["K1"].used_at = lab.world.clock.now()
+
+    with pytest.raises(Drifted, match="K1"):
+        lab.run_late("b")
+
+
+def test_a_key_made_long_after_the_crash_is_foreign(lab: Lab) -> None:
+    lab.fail_at("issuer.mint", Crash())
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.mend()
+    lab.world.clock.advance(2 * STALE_AFTER)
+    lab.add("HUMAN", timedelta(0))
+
+    with pytest.raises(Drifted, match="HUMAN"):
+        lab.run_late("b")
+
+
+def test_the_key_of_an_abandoned_rotation_is_ours(lab: Lab) -> None:
+    lab.begin("a").perform(Step.CREATE)
+    lab.store.abandon()
+
+    with pytest.raises(Busy, match="K1"):
+        lab.begin("b").run()
+    lab.run_late("c")
+
+    assert lab.alive() == {"K0", lab.serves()}
+
+
+def test_a_key_that_comes_into_use_is_not_deleted(lab: Lab) -> None:
+    """Somebody rolls back to the previous version, right before the old key dies."""
+    lab.run_late("a")
+    lab.world.clock.advance(LONG)
+    rotation = lab.begin("b")
+
+    def roll_back(_: int, name: str) -> None:
+        if name == "issuer.used":
+            lab.store.labels["current"] = RotationId("v0")
+
+    lab.world.after = roll_back
+    with pytest.raises(Busy, match="K0"):
+        rotation.run()
+
+    assert lab.alive() == {"K0", "K1"}
+    assert lab.issuer.keys_by_id["K0"].is_active
+
+
+def test_the_previous_key_has_its_grace(lab: Lab) -> None:
+    """It counts from when current was made, not from when the key was."""
+    lab.run_late("a")
+    lab.world.clock.advance(GRACE - timedelta(seconds=1))
+
+    with pytest.raises(Busy, match="K0"):
+        lab.begin("b").run()
+
+    assert lab.alive() == {"K0", "K1"}
+
+
+def test_a_previous_key_that_is_still_used_is_left(lab: Lab) -> None:
+    lab.begin("a").run()
+    lab.world.clock.advance(LONG)
+    lab.issuer.keys_by_id["K0"].used_at = lab.world.clock.now()
+
+    with pytest.raises(Busy, match="K0"):
+        lab.begin("b").run()
+
+    assert lab.issuer.keys_by_id["K0"].is_active
+
+
+# ---------------------------------------------------------------------------- proof
+
+
+def test_one_good_use_is_no_proof(lab: Lab) -> None:
+    """The first hosts say no, yes, no, yes, no: three in a row count, and finish asks again."""
+    lab.begin("a").run()
+
+    assert lab.world.calls.count("issuer.verify") == 5 + 3 + 3
+
+
+def test_a_wait_ends_with_the_time_and_the_next_call_goes_on(lab: Lab) -> None:
+    rotation = lab.begin("a")
+    rotation.perform(Step.CREATE)
+    lab.seconds = 1.0
+    with pytest.raises(NotYetAccepted):
+        rotation.perform(Step.TEST)
+    lab.seconds = 100.0
+
+    rotation.perform(Step.TEST)
+
+    assert lab.world.calls.count("issuer.mint") == 1
+
+
+def test_a_key_that_is_never_accepted_is_waited_for_once_per_call(lab: Lab) -> None:
+    unknown = replace(lab.first, principal="none")
+
+    assert lab.target("a").accepts(unknown) is False
+
+    assert 30 < sum(lab.paused) <= 60
+    assert lab.paused[:4] == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_pending_for_another_holder_is_refused(lab: Lab) -> None:
+    other = Version(
+        RotationId("a"), replace(lab.first, fields={"holder": "x"}), lab.world.clock.now()
+    )
+    current = lab.store.serves()
+
+    with pytest.raises(Drifted, match="another holder"):
+        lab.target("a").set(lambda: other, current, [])
+
+
+def test_to_check_makes_nothing(lab: Lab) -> None:
+    lab.store.begin(RotationId("a"))
+    target = lab.target("a")
+
+    target.check(lab.first, lab.store.kept(REF))
+    lab.add("HUMAN")
+    with pytest.raises(Drifted):
+        target.check(lab.first, lab.store.kept(REF))
+
+    assert lab.alive() == {"K0", "HUMAN"}
+
+
+# ---------------------------------------------------------------------------- retire
+
+
+def _rotated(lab: Lab) -> MintedKeys:
+    lab.begin("a").run()
+    lab.world.clock.advance(LONG)
+    return lab.target("a")
+
+
+def test_retire_deactivates_what_is_spent_and_may_be_repeated(lab: Lab) -> None:
+    target = _rotated(lab)
+
+    for _ in range(2):
+        target.retire(lab.store.serves)
+
+    assert not lab.issuer.keys_by_id["K0"].is_active
+    assert lab.alive() == {"K0", "K1"}
+    assert lab.issuer.would_accept(lab.store.serves().credential)
+
+
+def test_retire_waits_for_grace_and_for_the_last_use(lab: Lab) -> None:
+    target = _rotated(lab)
+    lab.issuer.keys_by_id["K0"].used_at = lab.world.clock.now()
+
+    with pytest.raises(Busy, match="K0"):
+        target.retire(lab.store.serves)
+
+    assert lab.issuer.keys_by_id["K0"].is_active
+
+
+def test_retire_needs_a_current_that_works(lab: Lab) -> None:
+    target = _rotated(lab)
+    lab.issuer.keys_by_id["K1"].is_active = False
+
+    with pytest.raises(NotYetAccepted):
+        target.retire(lab.store.serves)
+
+    assert lab.issuer.keys_by_id["K0"].is_active
+
+
+def test_retire_leaves_a_persons_key(lab: Lab) -> None:
+    target = _rotated(lab)
+    lab.remove("K0")
+    human = lab.add("HUMAN")
+
+    target.retire(lab.store.serves)
+
+    assert human.is_active
+
+
+def test_an_error_is_ours(lab: Lab) -> None:
+    """Nothing that the core raises here holds a secret."""
+    lab.add("HUMAN")
+
+    with pytest.raises(KeyturnError) as caught:
+        lab.begin("a").run()
+
+    assert "Canary7" not in str(caught.value) + caught.value.remedy
