@@ -371,7 +371,7 @@ def test_a_previous_key_that_is_still_used_is_left(lab: Lab) -> None:
 
 
 def test_one_good_use_is_no_proof(lab: Lab) -> None:
-    """The first hosts say no, yes, no, yes, no: only three in a row count, and finish asks again."""
+    """The first hosts say no, yes, no, yes, no: only three in a row count. Finish asks again."""
     lab.begin("a").run()
 
     assert lab.world.calls.count("issuer.verify") == 5 + 3 + 3
