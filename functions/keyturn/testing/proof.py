@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from keyturn.testing.bench import Bench, Laboratory
-from keyturn.testing.explorer import CONFIGURATIONS, DEVIATIONS, explore
+from keyturn.testing.explorer import CONFIGURATIONS, deviations_of, explore
 from keyturn.testing.explorer import table as explorer_table
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.open_loop import RATE_PER_S, Load, load
@@ -235,7 +235,7 @@ def schedules(options: argparse.Namespace, console: Console) -> bool:
     explored = []
     with _progress(console, "schedule explorer", len(CONFIGURATIONS)) as advance:
         for configuration in CONFIGURATIONS:
-            explored.append(explore(configuration, deviations=DEVIATIONS))
+            explored.append(explore(configuration, deviations=deviations_of(configuration)))
             advance()
     console.print("Two workers, every interleaving up to three preemptions, or two and a fault")
     console.print(explorer_table(explored), markup=False, highlight=False)
