@@ -120,3 +120,19 @@ def test_no_secret_is_shown(secrets: Secrets) -> None:
     _, output = explained(secrets.application)
 
     assert CANARY not in output
+
+
+def test_a_value_without_a_target_is_explained_without_one(
+    secrets: Secrets, tmp_path: Path
+) -> None:
+    file = tmp_path / "keyturn.yaml"
+    file.write_text(
+        f"version: 1\nsecrets:\n  {secrets.application}:\n"
+        "    strategy: generate\n    generate: {kind: base64url, member: password}\n"
+    )
+
+    code, output = explained(secrets.application, file)
+
+    assert f"{secrets.application}: no login" in output
+    assert "asked for: generate" in output
+    assert (code, "the target refuses" in output) == (1, True)

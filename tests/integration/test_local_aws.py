@@ -1376,3 +1376,41 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_the_template_deploys_both_functions_and_they_work(local: LocalAws, tmp_path: Path) -> None:
+    """On demand by the one, and rotated by the other, each under its own role."""
+    plan = tmp_path / "keyturn.yaml"
+    plan.write_text(
+        "version: 1\nsecrets:\n  deployed/generated/signing:\n"
+        "    strategy: generate\n    generate: {kind: jwks}\n"
+    )
+    stack = deploy(
+        local,
+        Path(__file__).parents[2] / "infra" / "template.yaml",
+        stack_name="generated",
+        parameters={
+            "DatabaseHost": "db.example.com",
+            "SecretName": "deployed/db",
+            "GeneratedSecrets": "deployed/generated/*",
+        },
+        plan=plan,
+    )
+    event = {"generate": "jwks", "secret": "deployed/generated/signing"}
+    invoked = boto3.client("lambda", **local.settings()).invoke(
+        FunctionName=stack.outputs["GenerateFunctionName"], Payload=json.dumps(event)
+    )
+    assert json.loads(invoked["Payload"].read())["outcome"] == "done"
+    manager = boto3.client("secretsmanager", **local.settings())
+    before = json.loads(manager.get_secret_value(SecretId=event["secret"])["SecretString"])
+
+    manager.rotate_secret(
+        SecretId=event["secret"], RotationLambdaARN=stack.outputs["RotateGeneratedFunctionArn"]
+    )
+
+    assert local.settle()
+    after = json.loads(manager.get_secret_value(SecretId=event["secret"])["SecretString"])
+    assert after["signing_key"]["kid"] == before["next_key"]["kid"]
+    assert after["jwks"]["keys"][2]["kid"] == before["signing_key"]["kid"]
+    key = manager.describe_secret(SecretId=event["secret"])["KmsKeyId"]
+    assert key == stack.outputs["KeyArn"]

@@ -118,7 +118,7 @@ class TestAPassword:
 class TestUniformity:
     """Against exact expectations, given the rules. A false alarm comes once in a million runs."""
 
-    samples = 10_000
+    samples = 1_000_000 if settings.get_current_profile_name() == "proof" else 10_000
 
     def test_every_position_has_each_character_as_often_as_the_rules_say(self) -> None:
         texts = [generate.password(SHORT).reveal() for _ in range(self.samples)]

@@ -260,12 +260,24 @@ def properties(options: argparse.Namespace, console: Console) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
+def uniformity(options: argparse.Namespace, console: Console) -> bool:
+    """Draw 10^6 passwords, and compare with what is exact; needs the checkout's tests."""
+    del options
+    console.print("uniformity: 10^6 passwords, every position and class, by chi-square")
+    tests = "tests/unit/test_generate.py::TestUniformity"
+    # Without the canary, which keeps and searches for every secret that is made.
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:canary"]
+    command = [*pytest, "--hypothesis-profile=proof", tests]
+    return subprocess.run(command, check=False).returncode == 0
+
+
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": sweep,
     "load": load_test,
     "schedules": schedules,
     "mutants": mutants,
     "properties": properties,
+    "uniformity": uniformity,
 }
 
 
