@@ -47,6 +47,14 @@ def make_user(
         superuser.execute_command("ACL", "SETUSER", name, "reset", "on", *hashed, *rules)
 
 
+def set_passwords(server: Redis, name: str, passwords: list[str] | None) -> None:
+    """Let a user log in with exactly these; with anything at all if there is no list."""
+    hashed = [f"#{hashlib.sha256(each.encode()).hexdigest()}" for each in passwords or []]
+    rules = ["nopass"] if passwords is None else ["resetpass", *hashed]
+    with connect(server) as superuser:
+        superuser.execute_command("ACL", "SETUSER", name, *rules)
+
+
 def rules_of(server: Redis, name: str) -> list[str]:
     """Return a user's rules, passwords left out, in the server's order."""
     with connect(server) as superuser:

@@ -203,8 +203,8 @@ class Target(Protocol):
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """Make the target accept what is pending. Repeating the call changes nothing.
 
-        What makes `accepts` true comes last. *kept* is iterated only when nothing nearer logs in.
-        *pending* is called right before each act.
+        What makes `accepts` true comes last. *kept* is iterated only when nothing nearer logs in,
+        or tells how far an earlier try had come. *pending* is called right before each act.
 
         Raises:
             Drifted: What is pending is for another place or user than this rotation may touch.

@@ -57,7 +57,8 @@ def service(redis: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[StrictEl
         make_user(redis, name, passwords[0], *APPLICATION, more=passwords[1:])
 
     with StrictElastiCache(apply) as service:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+        for name, url in service.urls.items():
+            monkeypatch.setenv(name, url)
         yield service
 
 
@@ -197,9 +198,10 @@ def test_a_user_that_is_being_deleted_is_not_waited_for(user: User, current: Cre
 
 
 def test_a_service_that_does_not_answer_is_no_refusal(
-    current: Credential, monkeypatch: pytest.MonkeyPatch
+    service: StrictElastiCache, current: Credential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{NOBODY_LISTENS}")
+    for name in service.urls:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{NOBODY_LISTENS}")
 
     with pytest.raises(Unreachable):
         _target().create(current, [])

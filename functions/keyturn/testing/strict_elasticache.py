@@ -1,6 +1,6 @@
 """A stand-in for the users of ElastiCache and MemoryDB, over their real wire, before a real Redis.
 
-    ElastiCache    Query: a form, answered in XML                       DescribeUsers, ModifyUser
+    ElastiCache    Query, by `query_wire`                               DescribeUsers, ModifyUser
     MemoryDB       RPC v2 CBOR, or JSON 1.1, as the SDK's age has it    DescribeUsers, UpdateUser
 
 As the service it is strict and late: a call that changes a user answers at once, the user is
@@ -11,8 +11,8 @@ ever compared with the real services.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedReader, BytesIO
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qsl
-from xml.sax.saxutils import escape
 
 from botocore.parsers import RpcV2CBORParser
 
+from keyturn.testing.query_wire import QueryWire
+from keyturn.testing.wire import POLL_S, Refusal, Request, served
+
 REGION, ACCOUNT = "eu-west-1", "123456789012"
 SHORTEST, LONGEST, MOST = 16, 128, 2
-POLL_S = 0.02
 
 
 @dataclass(slots=True)
@@ -44,18 +44,9 @@ class User:
     count: int = 1
 
 
-class Refusal(Exception):
-    """An answer that is an error, by ElastiCache's code for it."""
-
-    def __init__(self, code: str, status: int = HTTPStatus.BAD_REQUEST) -> None:
-        super().__init__(code)
-        self.code = code
-        self.status = status
-
-
 @dataclass(slots=True)
 class StrictElastiCache:
-    """Both services. A context manager; `url` is where they listen.
+    """Both services. A context manager; `urls` is where they listen, by the SDK's variables.
 
     Attributes:
         apply: Gives a user of the real server exactly these passwords.
@@ -67,17 +58,22 @@ class StrictElastiCache:
     delay_s: float = 0.05
     calls: list[str] = field(default_factory=list)
     users: dict[tuple[str, str], User] = field(default_factory=dict)
-    url: str = ""
+    urls: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _timers: list[threading.Timer] = field(default_factory=list)
-    _server: ThreadingHTTPServer | None = None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Self:
+        query = self._stack.enter_context(served(QueryWire("elasticache"), self._elasticache))
         handler = type("Handler", (_Handler,), {"service": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=[POLL_S], daemon=True).start()
+        server = self._stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        server.daemon_threads = True
+        self._stack.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, args=[POLL_S], daemon=True).start()
+        ports = {"ELASTICACHE": query, "MEMORYDB": server.server_address[1]}
+        self.urls = {
+            f"AWS_ENDPOINT_URL_{name}": f"http://127.0.0.1:{port}" for name, port in ports.items()
+        }
         return self
 
     def __exit__(
@@ -88,9 +84,7 @@ class StrictElastiCache:
     ) -> None:
         for timer in self._timers:
             timer.cancel()
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        self._stack.close()
 
     def add(self, service: str, user_id: str, name: str) -> User:
         """Make a user, whose first password the real server has already."""
@@ -105,17 +99,20 @@ class StrictElastiCache:
             self.calls.append(action)
             user = self.users.get((service, str(asked.get(_KEYS[service]))))
             if user is None:
-                raise Refusal("UserNotFound", HTTPStatus.NOT_FOUND)
+                raise Refusal("UserNotFound", "refused", HTTPStatus.NOT_FOUND)
             if action in {"ModifyUser", "UpdateUser"}:
                 mode = asked if action == "ModifyUser" else asked["AuthenticationMode"]
                 self._change(user, mode["Passwords"])
             return _shown(service, user, is_list=action == "DescribeUsers")
 
+    def _elasticache(self, request: Request) -> dict[str, Any]:
+        return self.answer("elasticache", request.action, request.parameters)
+
     def _change(self, user: User, passwords: list[str]) -> None:
         if user.status != "active":
-            raise Refusal("InvalidUserState")
+            raise Refusal("InvalidUserState", "refused")
         if not 1 <= len(passwords) <= MOST or not all(map(_is_allowed, passwords)):
-            raise Refusal("InvalidParameterValue")
+            raise Refusal("InvalidParameterValue", "refused")
         user.status = "modifying"
         timer = threading.Timer(self.delay_s, self._settle, [user, passwords])
         timer.daemon = True
@@ -148,7 +145,7 @@ def _shown(service: str, user: User, *, is_list: bool) -> dict[str, Any]:
     return {"Users": [one]} if is_list else one
 
 
-# ---------------------------------------------------------------------------- the wire
+# ---------------------------------------------------------------------------- MemoryDB's wire
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -163,27 +160,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Smithy-Protocol") == "rpc-v2-cbor":
             action = self.path.rpartition("/")[2]
             asked = RpcV2CBORParser().parse_data_item(BufferedReader(BytesIO(sent)))
-            self._say("memorydb", action, asked, _as_cbor)
-        elif target := self.headers.get("X-Amz-Target"):
-            self._say("memorydb", target.rpartition(".")[2], json.loads(sent), _as_json)
+            self._say(action, asked, _as_cbor)
         else:
-            form = dict(parse_qsl(sent.decode()))
-            self._say("elasticache", form["Action"], _unfolded(form), _as_xml)
+            action = self.headers["X-Amz-Target"].rpartition(".")[2]
+            self._say(action, json.loads(sent), _as_json)
 
     def _say(
         self,
-        service: str,
         action: str,
         asked: Mapping[str, Any],
-        encode: Callable[[str, dict[str, Any] | Refusal], tuple[str, bytes]],
+        encode: Callable[[dict[str, Any]], tuple[str, bytes]],
     ) -> None:
         status: int = HTTPStatus.OK
-        answer: dict[str, Any] | Refusal
         try:
-            answer = self.service.answer(service, action, asked)
+            answer = self.service.answer("memorydb", action, asked)
         except Refusal as refusal:
-            answer, status = refusal, refusal.status
-        kind, body = encode(action, answer)
+            answer, status = _refused(refusal), refusal.status
+        kind, body = encode(answer)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -196,52 +189,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _unfolded(form: Mapping[str, str]) -> dict[str, Any]:
-    """Turn Passwords.member.1 and so on into lists."""
-    found: dict[str, Any] = {}
-    for key, value in form.items():
-        if listed := re.fullmatch(r"(\w+)\.member\.\d+", key):
-            found.setdefault(listed[1], []).append(value)
-        else:
-            found[key] = value
-    return found
-
-
-def _as_xml(action: str, answer: dict[str, Any] | Refusal) -> tuple[str, bytes]:
-    if isinstance(answer, Refusal):
-        error = {"Type": "Sender", "Code": answer.code, "Message": "refused"}
-        body = f"<ErrorResponse>{_xml({'Error': error})}<RequestId>1</RequestId></ErrorResponse>"
-    else:
-        body = f"<{action}Response>{_xml({f'{action}Result': answer})}</{action}Response>"
-    return "text/xml", body.encode()
-
-
-def _xml(value: object) -> str:
-    match value:
-        case dict():
-            return "".join(f"<{key}>{_xml(each)}</{key}>" for key, each in value.items())
-        case list():
-            return "".join(f"<member>{_xml(each)}</member>" for each in value)
-        case _:
-            return escape(str(value))
-
-
-def _as_json(action: str, answer: dict[str, Any] | Refusal) -> tuple[str, bytes]:
-    del action
-    return "application/x-amz-json-1.1", json.dumps(_plain(answer)).encode()
-
-
-def _as_cbor(action: str, answer: dict[str, Any] | Refusal) -> tuple[str, bytes]:
-    del action
-    return "application/cbor", _cbor(_plain(answer))
-
-
-def _plain(answer: dict[str, Any] | Refusal) -> dict[str, Any]:
+def _refused(refusal: Refusal) -> dict[str, Any]:
     """Return what MemoryDB says; its errors have the names of their shapes."""
-    if not isinstance(answer, Refusal):
-        return answer
-    ending = "Exception" if answer.code.startswith("InvalidParameter") else "Fault"
-    return {"__type": f"{answer.code}{ending}", "message": "refused"}
+    ending = "Exception" if refusal.code.startswith("InvalidParameter") else "Fault"
+    return {"__type": f"{refusal.code}{ending}", "message": str(refusal)}
+
+
+def _as_json(answer: dict[str, Any]) -> tuple[str, bytes]:
+    return "application/x-amz-json-1.1", json.dumps(answer).encode()
+
+
+def _as_cbor(answer: dict[str, Any]) -> tuple[str, bytes]:
+    return "application/cbor", _cbor(answer)
 
 
 def _cbor(value: object) -> bytes:

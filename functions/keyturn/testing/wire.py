@@ -1,7 +1,7 @@
 """HTTP on loopback for fakes of AWS services: hands every call to one function.
 
     json_wire    AWS JSON 1.1   Secrets Manager
-    query_wire   AWS Query      RDS, IAM, STS
+    query_wire   AWS Query      RDS, ElastiCache, IAM, STS
 
 It knows no service and no protocol: how a call is read and an answer written is a `Dialect`, one
 per protocol. A fake of a service, such as `strict_secrets_manager`, gives it a function; real SDKs
