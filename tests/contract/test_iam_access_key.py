@@ -289,7 +289,7 @@ def test_no_user_at_all_may_be_touched_by_default(current: Credential) -> None:
 
 # ---------------------------------------------------------------------------- what follows
 
-# From the tests of HashiCorp's AWS provider, which were checked against SES; AWS publishes the
+# From the tests of HashiCorp's AWS provider, a second opinion; AWS publishes the
 # algorithm with no example of its result.
 SMTP: Mapping[tuple[str, str], str] = {
     ("some+secret+key", "eu-central-1"): "BMXhUYlu5Z3gSXVQORxlVa7XPaz91aGWdfHxvkOZdWZ2",
