@@ -87,7 +87,7 @@ def test_every_change_carries_its_limits(server: Server) -> None:
         session.set_password(name, Sensitive("second"))
 
     log = server.log_text()
-    sent = log[: log.index(f'ALTER ROLE "{name}" PASSWORD \'SCRAM')].rpartition("statement: ")[2]
+    sent = log[: log.rindex(f'ALTER ROLE "{name}" PASSWORD \'SCRAM')].rpartition("statement: ")[2]
     assert _limit(sent, "statement_timeout") == 7000
     assert _limit(sent, "lock_timeout") == 3000
 
@@ -109,7 +109,7 @@ def test_copied_settings_do_not_replace_the_limits(server: Server) -> None:
         session.set_twin(twin, Sensitive("second"), like=user, owner=user)
 
     log = server.log_text()
-    sent = log[: log.index(f'ALTER ROLE "{twin}" LOGIN PASSWORD')].rpartition("statement: ")[2]
+    sent = log[: log.rindex(f'ALTER ROLE "{twin}" LOGIN PASSWORD')].rpartition("statement: ")[2]
     assert _limit(sent.rpartition("set_config")[2], "lock_timeout") == 3000
 
 

@@ -144,7 +144,7 @@ class MariaDbSingleUser:
         for host in HOSTS:
             name = account(user, host)
             self._execute(
-                sql("CREATE USER {} {} WITH MAX_USER_CONNECTIONS 9", name, _identified(FIRST)),
+                sql("CREATE USER {} {} WITH MAX_USER_CONNECTIONS 50", name, _identified(FIRST)),
                 sql("GRANT SELECT (a), INSERT ON shop.t TO {} WITH GRANT OPTION", name),
                 sql("GRANT UPDATE, EXECUTE ON shop.* TO {}", name),
                 sql("GRANT clerk TO {}", name),
