@@ -19,6 +19,7 @@ import json
 import os
 import pkgutil
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -36,10 +37,8 @@ def main() -> None:
     """Serve until standard input ends."""
     _warm_up()
     _say("ready")
-    while heard := _heard():
-        word, limits = heard
-        if word != "begin":
-            continue  # for one that was killed
+    # Any other line, or the rest of one, is for a fork that was killed.
+    for limits in _orders("begin"):
         pid = os.fork()
         if pid == 0:
             _serve(limits)
@@ -53,14 +52,19 @@ def _serve(limits: dict[str, Any]) -> None:
     boundary.quiet_sdk_loggers()
     wiring.TRIES, wiring.READ_TIMEOUT_S = limits["tries"], limits["read_timeout_s"]
     _say(str(os.getpid()))
-    while (heard := _heard()) and heard[0] == "step":
-        _say(_perform(heard[1], limits["remaining_s"]))
+    for event in _orders("step", until="end"):
+        _say(_perform(event, limits["remaining_s"]))
 
 
-def _heard() -> tuple[str, dict[str, Any]] | None:
+def _orders(wanted: str, until: str = "") -> Iterator[dict[str, Any]]:
+    """Yield what follows each *wanted* word, until that other word or the end of the input."""
     # Without a buffer: what is read ahead by one process is lost to the other.
-    word, _, told = _INPUT.readline().decode().strip().partition(" ")
-    return (word, json.loads(told or "{}")) if word else None
+    for line in iter(_INPUT.readline, b""):
+        word, _, told = line.decode().strip().partition(" ")
+        if until and word == until:
+            return
+        if word == wanted:
+            yield json.loads(told)
 
 
 def _warm_up() -> None:
