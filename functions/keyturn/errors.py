@@ -11,7 +11,7 @@
       NeedsHuman         store and target disagree; a guess could do harm
         Drifted          what we found is not what the plan says
         Denied           authenticated, but not allowed to do what rotation needs
-        LockedOut        the target accepts no version that the store still keeps
+        LockedOut        the target refuses every login that could authorise this
 
 "The target said no to this credential" is not an error: `Target.accepts` returns False.
 """
@@ -73,4 +73,4 @@ class Denied(NeedsHuman):
 
 
 class LockedOut(NeedsHuman):
-    """The target accepts no version that the store still keeps."""
+    """The target refuses every login that could authorise this. It ends the rotation."""

@@ -59,6 +59,7 @@ class SecretPlan:
         password: Which passwords may be made. Checked.
         authority: The ARN of what sets the password in place of a login, if something does.
         generate: What is generated, where the value is nobody's login.
+        failed_logins: How many logins of the secret's own user may fail in a rotation.
     """
 
     strategy: Strategy
@@ -68,6 +69,7 @@ class SecretPlan:
     password: PasswordPolicy
     authority: str | None = None
     generate: Policy | None = None
+    failed_logins: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,9 @@ class Plan:
 
 
 _DEFAULT = PasswordPolicy()
+MIN_FAILED_LOGINS = 2
+"""Current and pending: with fewer, a rotation that died after set could not go on."""
+
 _Name = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
 
 
@@ -106,6 +111,16 @@ class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
     ] = msgspec.field(default_factory=PasswordShape)
 
 
+_FailedLogins = Annotated[
+    int,
+    msgspec.Meta(
+        extra_json_schema={"minimum": MIN_FAILED_LOGINS},
+        description="How many logins of the user a rotation may fail, for a server that locks"
+        " accounts: fewer than lock it. One for each version kept, unless said otherwise.",
+    ),
+]
+
+
 _ARN = r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]+:[0-9]{12}:[a-z-]+:[A-Za-z0-9._-]+"
 """Of a thing with a region and an account. Which kinds there are, each authority knows."""
 
@@ -124,6 +139,7 @@ class SingleUserShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.SING
         ]
         | msgspec.UnsetType
     ) = msgspec.UNSET
+    failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
 
 
 _Users = Annotated[
@@ -149,6 +165,7 @@ class DualPasswordShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.DU
     """One login holds two passwords at a time; the admin sets them, or the login itself."""
 
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
+    failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
 
 
 class AlternatingUsersShape(
@@ -167,6 +184,7 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     users: _Users | msgspec.UnsetType = msgspec.UNSET
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
+    failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
 
 
 class GenerateShape(
@@ -266,6 +284,9 @@ _FIXES: Mapping[str, str] = {
     "authority": "Write the ARN of the instance or cluster that has the login, such as"
     " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`.",
     "password": "Write a mapping, such as `password: {length: 40}`.",
+    "failed_logins": f"Write a whole number, {MIN_FAILED_LOGINS} or more, and fewer than lock the"
+    " account, such as `failed_logins: 2`.",
+    "no limit": "Remove `failed_logins`: an `authority` sets the password in any case.",
     "generate": "Write a mapping, such as `generate: {kind: hmac}`.",
     **kinds.FIXES,
 }
@@ -299,6 +320,7 @@ def _login(
         _given(read, "admin"),
         policy,
         _given(read, "authority"),
+        failed_logins=_given(read, "failed_logins"),
     )
     _require_logins(planned, name, place)
     return planned
@@ -349,6 +371,16 @@ def _require_logins(plan: SecretPlan, name: str, place: Place) -> None:
         raise refusal(place.at("authority"), "is no such ARN", _FIXES["authority"])
     if plan.owner and plan.users is None:
         raise refusal(place, "has an `owner` and no `users`", _FIXES["users"])
+    _require_limit(plan, place.at("failed_logins"))
+
+
+def _require_limit(plan: SecretPlan, place: Place) -> None:
+    if plan.failed_logins is None:
+        return
+    if plan.failed_logins < MIN_FAILED_LOGINS:
+        raise refusal(place, "is too few", _FIXES["failed_logins"])
+    if plan.authority is not None:
+        raise refusal(place, "limits nothing", _FIXES["no limit"])
 
 
 def _require_name(name: str, place: Place, remedy: str) -> None:

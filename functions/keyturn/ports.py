@@ -208,7 +208,7 @@ class Target(Protocol):
 
         Raises:
             Drifted: What is pending is for another place or user than this rotation may touch.
-            LockedOut: No version known to the store can authorise this.
+            LockedOut: No version known to the store can authorise this, nor an admin.
         """
         ...
 
@@ -235,6 +235,19 @@ class Retiring(Protocol):
             Busy: Current has changed meanwhile.
             NotYetAccepted: The target refuses current. Nothing was changed.
         """
+        ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """A target that `create` logs in to, to ask whether what it is about to do is allowed.
+
+    A login may be refused, and counted by a server that locks accounts. So nobody is asked for the
+    sake of a rotation that is over.
+    """
+
+    def is_asked(self) -> bool:
+        """Be this kind of target. Always true."""
         ...
 
 

@@ -10,6 +10,7 @@ may have died between any two lines, and the next one may run in another contain
 order, twice. Each step is therefore a function of (what the store holds, rotation id) that is
 safe to repeat. Rotation rolls forward: a staged credential is finished or adopted, never thrown
 away, because the target may already accept it; only where there is no target, none is adopted.
+One that is locked out is over: each try more would fail as many logins, and servers lock accounts.
 
 A platform that drives the steps one by one calls `perform`; one that delivers a single event
 calls `run`.
@@ -17,11 +18,12 @@ calls `run`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
-from keyturn.errors import Busy, NotYetAccepted
+from keyturn.errors import Busy, KeyturnError, LockedOut, NotYetAccepted
 from keyturn.model import Credential, Outcome, RotationId, SecretRef, Snapshot, Step, Version
-from keyturn.ports import Clock, Minting, SecretStore, Target, Targets, Untold
+from keyturn.ports import Asked, Clock, Minting, SecretStore, Target, Targets, Untold
 
 STALE_AFTER = timedelta(hours=1)
 """A foreign pending version older than this is a crashed rotation, not a running one.
@@ -59,6 +61,14 @@ class Rotation:
         Raises:
             KeyturnError: See `keyturn.errors`; the class says what to do about it.
         """
+        try:
+            return self._performed(step)
+        except LockedOut:
+            with suppress(KeyturnError):  # What a person must see is the lock-out.
+                self._store.withdraw(self.ref, self.rotation_id)
+            raise
+
+    def _performed(self, step: Step) -> Outcome:
         match step:
             case Step.CREATE:
                 return self._create()
@@ -76,6 +86,8 @@ class Rotation:
         target = self._targets(current.credential)
         if isinstance(target, Minting):
             return self._mint(target, current)
+        if isinstance(target, Asked):
+            self._store.snapshot(self.ref, self.rotation_id)  # Raises if this rotation is over.
         following = target.create(current.credential, self._store.kept(self.ref))
         # Last before the write: what is staged must follow the current that it was made from.
         snapshot = self._store.snapshot(self.ref, self.rotation_id)

@@ -49,12 +49,17 @@ class SingleUser:
 
     Between set and finish, readers of current hold a password that the target refuses. Choose it
     where consumers reconnect with a fresh read, or where there is no admin credential.
+
+    Args:
+        failed_logins: How many logins set may fail, for a server that locks accounts.
     """
 
-    def __init__(self, engine: PasswordEngine, generate: Generate) -> None:
+    def __init__(
+        self, engine: PasswordEngine, generate: Generate, failed_logins: int | None = None
+    ) -> None:
         self._engine = engine
         self._generate = generate
-        self._own = _OwnAccount(engine)
+        self._own = _OwnAccount(engine, failed_logins)
 
     def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
         """See `Target.create`."""
@@ -131,14 +136,20 @@ class DualPassword:
 
     Args:
         admin: Who sets them; None is the account itself.
+        failed_logins: How many logins create and set may fail, for a server that locks accounts.
     """
 
     def __init__(
-        self, engine: PasswordEngine, generate: Generate, admin: Admin | None = None
+        self,
+        engine: PasswordEngine,
+        generate: Generate,
+        admin: Admin | None = None,
+        failed_logins: int | None = None,
     ) -> None:
         self._engine = engine
         self._generate = generate
-        self._own = _OwnAccount(engine)
+        # Where set fails one, create has failed the same one before.
+        self._own = _OwnAccount(engine, failed_logins and failed_logins - 1)
         self._admin = _AdminAccount(engine, admin) if admin else None
 
     def create(self, current: Credential, kept: Iterable[Version]) -> Credential:
@@ -163,6 +174,10 @@ class DualPassword:
         """See `Target.accepts`."""
         with self._engine.login(credential) as session:
             return session is not None
+
+    def is_asked(self) -> bool:
+        """See `Asked`."""
+        return True
 
     def retire(self, current: Pending) -> None:
         """See `Retiring.retire`."""
@@ -223,6 +238,10 @@ class BestOffered:
     def accepts(self, credential: Credential) -> bool:
         """See `Target.accepts`."""
         return self._otherwise.accepts(credential)
+
+    def is_asked(self) -> bool:
+        """See `Asked`."""
+        return True
 
     def _best(self, current: Credential) -> Target:
         return self._dual if self._dual.offer(current) is None else self._otherwise
@@ -341,6 +360,10 @@ class AlternatingUsers:
         with self._engine.login(credential) as session:
             return session is not None and _twin(session).acts_for(owner)
 
+    def is_asked(self) -> bool:
+        """See `Asked`."""
+        return True
+
 
 class Generated:
     """No target: the next value is made from the one before, and is all there is to a rotation.
@@ -378,10 +401,15 @@ class Generated:
 
 
 class _OwnAccount:
-    """The authority of a secret's own account: with current, else pending, else what is kept."""
+    """The authority of a secret's own account: with current, else pending, else what is kept.
 
-    def __init__(self, engine: PasswordEngine) -> None:
+    Args:
+        failed_logins: How many versions may be refused; None is all of them.
+    """
+
+    def __init__(self, engine: PasswordEngine, failed_logins: int | None = None) -> None:
         self._engine = engine
+        self._failed_logins = failed_logins
 
     @contextmanager
     def session(
@@ -394,6 +422,8 @@ class _OwnAccount:
         """
         tried: list[Version] = []
         for version in self._distinct(pending, current, kept):
+            if len(tried) == self._failed_logins:
+                raise _limit_reached(current.credential.principal, tried)
             tried.append(version)
             with self._engine.login(version.credential) as session:
                 if session is not None:
@@ -443,7 +473,7 @@ class _AdminAccount:
         """Open a session.
 
         Raises:
-            Denied: The target refuses the admin.
+            LockedOut: The target refuses the admin.
             Drifted: The admin is for another place than *current*.
         """
         with self._engine.login(self._at(current)) as session:
@@ -505,8 +535,8 @@ def _elsewhere(pending: Version) -> Drifted:
     )
 
 
-def _admin_refused() -> Denied:
-    return Denied(
+def _admin_refused() -> LockedOut:
+    return LockedOut(
         "the target refuses the admin credential",
         remedy="Put the admin's real password into the admin secret, then rotate again.",
     )
@@ -534,8 +564,18 @@ def _not_to_be_asked(current: Credential) -> Denied:
 
 
 def _locked_out(principal: str, tried: Sequence[Version]) -> LockedOut:
-    ids = ", ".join(version.rotation_id for version in tried)
     return LockedOut(
-        f"the target refuses {principal!r} with every version the store keeps: {ids}",
+        f"the target refuses {principal!r} with every version the store keeps: {_ids(tried)}",
         remedy="Set the user's password to the current version's by hand, then rotate again.",
     )
+
+
+def _limit_reached(principal: str, tried: Sequence[Version]) -> LockedOut:
+    return LockedOut(
+        f"the target refuses {principal!r} with {_ids(tried)}; `failed_logins` allows no more",
+        remedy="Set the user's password to the current version's by hand, then rotate again.",
+    )
+
+
+def _ids(versions: Sequence[Version]) -> str:
+    return ", ".join(version.rotation_id for version in versions)

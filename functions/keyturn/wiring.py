@@ -386,6 +386,7 @@ class _Candidates:
     pair: Callable[[str], Pair] | None
     admin: Admin | None
     authority: Callable[[], Authority] | None
+    failed_logins: int | None
 
     def chosen(self) -> Target:
         match self.strategy:
@@ -414,10 +415,10 @@ class _Candidates:
     def single_user(self) -> Target:
         if self.authority is not None:
             return PlatformUser(self.engine, self.fresh, self.authority)
-        return SingleUser(self.engine, self.fresh)
+        return SingleUser(self.engine, self.fresh, self.failed_logins)
 
     def dual_password(self) -> DualPassword:
-        return DualPassword(self.engine, self.fresh, self.admin)
+        return DualPassword(self.engine, self.fresh, self.admin, self.failed_logins)
 
     def alternating_users(self) -> Target:
         if self.pair is None or self.admin is None:
@@ -470,6 +471,7 @@ def _candidates(
         pair,
         admin_login if admin else None,
         authority if plan is not None and plan.authority else None,
+        plan.failed_logins if plan is not None else None,
     )
 
 

@@ -137,6 +137,11 @@ class TestAPlan:
 
         assert secret.authority == CLUSTER
 
+    def test_may_limit_how_many_logins_fail(self) -> None:
+        secret = read(SINGLE + "    failed_logins: 2\n").secrets["prod/reports/db"]
+
+        assert secret.failed_logins == 2
+
     def test_finds_a_secret_by_its_name(self) -> None:
         found = read(PAIR).for_secret("prod/orders/db")
 
@@ -239,6 +244,9 @@ ASK_AUTHORITY = (
     "Write the ARN of the instance or cluster that has the login, such as"
     " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`."
 )
+ASK_LIMIT = (
+    "Write a whole number, 2 or more, and fewer than lock the account, such as `failed_logins: 2`."
+)
 ASK_CHARSET = "Write one of default, uri, shell, pgpass, jdbc."
 ASK_REQUIRE = "List any of lower, upper, digit, symbol, such as `require: [lower, digit]`."
 ASK_SECRETS = "Write `secrets:` and under it the name of each secret with its settings."
@@ -249,7 +257,7 @@ ASK_MEND = "Mend it there; indent with spaces, never tabs, and quote text with u
 ASK_HALF = "Write the character itself, or its one escape that begins with a capital U."
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
-PAIR_KEYS = "strategy, password, users, owner, admin, authority, generate"
+PAIR_KEYS = "strategy, password, users, owner, admin, authority, failed_logins, generate"
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
 NO_SYMBOL = "`require` names symbol, of which `charset` and `exclude` leave no character"
@@ -583,6 +591,33 @@ BAD_PAIRS = [
         f"{AT}.authority: is no key of alternating-users",
         "Remove `authority`, or choose one of single-user.",
     ),
+    *(
+        (
+            f"a limit that is {wrong}",
+            SINGLE + f"    failed_logins: {value}\n",
+            f"{SINGLE_AT}.failed_logins: {fact}",
+            ASK_LIMIT,
+        )
+        for wrong, value, fact in [
+            ("one", "1", "is too few"),
+            ("negative", "-1", "is too few"),
+            ("text", '"2"', "is text, not a whole number"),
+            ("half", "2.5", "is a fraction, not a whole number"),
+            ("true", "true", "is true or false, not a whole number"),
+        ]
+    ),
+    (
+        "a limit beside an authority",
+        SINGLE + f"    failed_logins: 2\n    authority: {CLUSTER}\n",
+        f"{SINGLE_AT}.failed_logins: limits nothing",
+        "Remove `failed_logins`: an `authority` sets the password in any case.",
+    ),
+    (
+        "a limit beside a pair",
+        PAIR + "    failed_logins: 2\n",
+        f"{AT}.failed_logins: is no key of alternating-users",
+        "Remove `failed_logins`, or choose one of single-user, dual-password, auto.",
+    ),
     (
         "a typo in an authority",
         SINGLE + f"    autority: {CLUSTER}\n",
@@ -897,7 +932,7 @@ class TestTheGuide:
         assert secrets["prod/orders/db"].password.exclude == "~"
 
     def test_describes_every_key(self) -> None:
-        described = set(re.findall(r"^\| `([a-z]+)` \|", GUIDE, flags=re.MULTILINE))
+        described = set(re.findall(r"^\| `([a-z_]+)` \|", GUIDE, flags=re.MULTILINE))
         shapes = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
             *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape),
@@ -958,7 +993,7 @@ class TestTheSchema:
         pair, single = definitions()["AlternatingUsersShape"], definitions()["SingleUserShape"]
 
         assert set(pair["required"]) == {"strategy", "users", "admin"}
-        assert set(single["properties"]) == {"strategy", "password", "authority"}
+        assert set(single["properties"]) == {"strategy", "password", "authority", "failed_logins"}
 
     def test_has_the_password_defaults_of_the_policy(self) -> None:
         properties = definitions()["PasswordShape"]["properties"]

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from keyturn.errors import Busy, Drifted, KeyturnError, LockedOut, NotYetAccepted
+from keyturn.errors import Busy, Drifted, KeyturnError, LockedOut, NotYetAccepted, Unreachable
 from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Version
 from keyturn.ports import Generate, SecretStore, Target
 from keyturn.rotation import STALE_AFTER, Rotation
-from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
+from keyturn.strategies import AlternatingUsers, DualPassword, SingleUser, pair_by_suffix
 from keyturn.testing.fakes import (
     REF,
     Account,
@@ -329,3 +329,60 @@ def _die_and_recover(lab: Lab, point: int, moment: str, recovery: str) -> None:
             lab.begin(rotation_id).run()
         assert lab.database.would_accept(lab.serves())
         assert lab.version_served().rotation_id == rotation_id
+
+
+# ---------------------------------------------------------------------------- the login budget
+
+
+@pytest.fixture(params=["single", "alternating", "dual", "dual by admin"])
+def barred(request: pytest.FixtureRequest) -> Lab:
+    """Whoever could authorise a rotation has another password, since it was set by hand."""
+    lab = Lab("labelled", "alternating" if request.param == "alternating" else "single")
+    admin = Credential("admin", Sensitive("admin"))
+    if request.param.startswith("dual"):
+        by = (lambda: admin) if request.param == "dual by admin" else None
+        lab.target = DualPassword(lab.database, _numbered(), by)
+    for name in ("app", "admin"):
+        lab.database.accounts[name].password = "by hand"
+    return lab
+
+
+def test_a_rotation_that_is_locked_out_is_over(barred: Lab) -> None:
+    """P8: tried every minute for an hour, it fails few logins, and those once."""
+    rotation = barred.begin(R1)
+    with pytest.raises(LockedOut):
+        rotation.run()
+    failed = barred.database.failed_logins
+
+    for _ in range(60):
+        with pytest.raises(Busy, match="r1"):
+            barred.resume(R1).run()
+
+    assert 1 <= failed <= 3
+    assert barred.database.failed_logins == failed
+
+
+def test_the_rotation_after_a_lock_out_starts_afresh(barred: Lab) -> None:
+    """Somebody has mended the passwords by hand, as the remedy says, and rotates again."""
+    with pytest.raises(LockedOut):
+        barred.begin(R1).run()
+    barred.database.accounts["app"].password = "made-0"
+    barred.database.accounts["admin"].password = "admin"
+
+    barred.begin(R2).run()
+
+    assert barred.version_served().rotation_id == R2
+    assert barred.database.would_accept(barred.serves())
+
+
+def test_a_lock_out_is_told_even_if_the_rotation_cannot_be_ended(barred: Lab) -> None:
+    barred.begin(R1)
+
+    def fail(_: int, name: str) -> None:
+        if name == "store.withdraw":
+            raise Unreachable("no answer", remedy="")
+
+    barred.world.before = fail
+
+    with pytest.raises(LockedOut):
+        barred.resume(R1).run()

@@ -126,6 +126,30 @@ def test_a_version_kept_for_another_place_or_user_is_passed_over(stranger: Crede
     assert calls(server) == ["database.login"] * 2
 
 
+@pytest.mark.parametrize("limit, tried", [(2, ["v0", "r1"]), (3, ["v0", "r1", "r2"])])
+def test_no_more_logins_fail_than_the_plan_allows(limit: int, tried: list[str]) -> None:
+    """The one that would work is not found then: a person must say what the account may bear."""
+    server = database()
+    target = SingleUser(server, lambda: Sensitive("next"), failed_logins=limit)
+    kept = [app("r2", "abandoned"), app("r0", "live")]
+
+    with pytest.raises(LockedOut, match=f"{', '.join(tried)}; `failed_logins`"):
+        target.set(held(app("r1", "next")), app("v0", "old"), kept)
+
+    assert server.failed_logins == limit
+
+
+def test_with_two_passwords_create_has_failed_one_of_those_that_are_allowed() -> None:
+    server = database()
+    target = DualPassword(server, lambda: Sensitive("next"), failed_logins=2)
+    target.create(app("v0", "old").credential, [])
+
+    with pytest.raises(LockedOut, match="v0; `failed_logins`"):
+        target.set(held(app("r1", "next")), app("v0", "old"), [app("r0", "live")])
+
+    assert server.failed_logins == 2
+
+
 def test_a_version_kept_that_is_no_usable_login_is_passed_over() -> None:
     """It may have been stored before anybody checked."""
     server = database()
