@@ -78,7 +78,7 @@ def test_every_kind_of_fault_is_played() -> None:
 
 def test_an_act_under_way_is_counted_and_healed() -> None:
     """The fence has passed, another rotation runs from end to end, and then the act lands."""
-    ran = replay("alternating", "labelled", ids=2, earlier=1, switches=[11])
+    ran = replay("alternating", "labelled", ids=2, earlier=1, switches=[12])
 
     assert ran.was_overtaken
     assert ran.violations == ()

@@ -156,7 +156,8 @@ def test_the_function_makes_no_more_store_calls_than_it_may(run: Run) -> None:
     single, alternating = run.figure("Store calls per rotation")
 
     assert single == "10"
-    assert int(alternating) <= 12  # the admin secret, once for create and once for set
+    # The admin secret, once for create and once for set; and a look before the first login.
+    assert int(alternating) <= 13
 
 
 def test_every_version_has_its_line(run: Run) -> None:
