@@ -11,11 +11,11 @@ import boto3
 import pytest
 from hypothesis import settings
 
-from certificates import Authority
 from keyturn.local.aws import LocalAws
 from keyturn.local.mariadb import Install, MariaDb, find_mariadb, find_mysql
 from keyturn.local.postgres import Postgres, find_system, system
 from keyturn.local.redis import Redis, find
+from keyturn.testing.certificates import Authority
 from mysql_accounts import Site
 
 pytest_plugins = ["canary", "pytester"]

@@ -21,7 +21,6 @@ from typing import Any
 import boto3
 import pytest
 
-from certificates import Authority
 from conftest import need
 from keyturn import generate
 from keyturn.boundary import quiet_sdk_loggers
@@ -47,6 +46,7 @@ from keyturn.targets.elasticache_auth_token import (
     AuthToken,
     target,
 )
+from keyturn.testing.certificates import Authority
 from keyturn.testing.contracts import CANARY, DualContract, Subject
 from keyturn.testing.faults import Proxy
 from keyturn.testing.strict_replication_group import (

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from certificates import DAY, NOW, Authority, Issued
 from databases import unused_name
 from keyturn.errors import KeyturnError, Misconfigured, Unreachable
 from keyturn.model import Credential, Sensitive, Surroundings
 from keyturn.targets.mysql import MySql
+from keyturn.testing.certificates import DAY, NOW, Authority, Issued
 from mysql_accounts import Site
 
 PASSWORD = "Canary7-tls"

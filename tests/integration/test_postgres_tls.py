@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from certificates import DAY, NOW, Authority, Issued
 from conftest import need
 from databases import credential, make_login, unused_name
 from keyturn.errors import KeyturnError, Misconfigured, Unreachable
@@ -23,6 +22,7 @@ from keyturn.local.postgres import find_system, system
 from keyturn.model import Credential, Sensitive, Surroundings
 from keyturn.strategies import SingleUser
 from keyturn.targets.postgres import Postgres
+from keyturn.testing.certificates import DAY, NOW, Authority, Issued
 
 PASSWORD = "Canary7-tls"
 

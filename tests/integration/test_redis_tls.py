@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from certificates import DAY, NOW, Authority, Issued
 from conftest import need
 from keyturn.errors import KeyturnError, Misconfigured, Unreachable
 from keyturn.local.redis import Redis as Server
@@ -21,6 +20,7 @@ from keyturn.local.redis import find
 from keyturn.model import Credential, Sensitive, Surroundings
 from keyturn.strategies import SingleUser
 from keyturn.targets.redis import Redis
+from keyturn.testing.certificates import DAY, NOW, Authority, Issued
 from redises import credential, make_user, unused_name
 
 PASSWORD = "Canary7-tls"

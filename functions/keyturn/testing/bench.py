@@ -88,14 +88,14 @@ class Laboratory(Protocol):
         SLOTS: How many credentials of a subject are accepted at once.
         SERVER: What is needed, and
         INSTALL: how it is got, in a word each; for who lacks it.
-        ENVIRONMENT: What the function is deployed with, besides.
+        environment: What the function is deployed with, besides.
     """
 
     NAME: ClassVar[str]
     SLOTS: ClassVar[int]
     SERVER: ClassVar[str]
     INSTALL: ClassVar[str]
-    ENVIRONMENT: ClassVar[Mapping[str, str]]
+    environment: Mapping[str, str]
 
     @classmethod
     def is_available(cls) -> bool:
@@ -356,7 +356,7 @@ class Bench:
         self.vault = Vault(store)
         self._store = self._stack.enter_context(Proxy(store.port))
         self._server = self._stack.enter_context(Proxy(self.laboratory.server_port))
-        deployed = self.laboratory.ENVIRONMENT
+        deployed = self.laboratory.environment
         self.workers = [Worker(store, self._store.port, deployed) for _ in range(2)]
         for worker in self.workers:
             self._stack.callback(worker.stop)

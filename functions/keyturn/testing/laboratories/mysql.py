@@ -1,4 +1,6 @@
-"""MariaDB in the crash sweep: the distribution's server, one for each laboratory.
+"""MariaDB and MySQL in the crash sweep: a server for each laboratory.
+
+MariaDB is the distribution's, without TLS; MySQL takes no password in clear, so there is TLS.
 
 The application's account exists for two hosts and has grants of every kind, so that alternating
 users have something to lose.
@@ -9,23 +11,50 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, LiteralString, Self
 
 import pymysql
 from pymysql.err import MySQLError
 
-from keyturn.local.mariadb import MariaDb, find_mariadb
+from keyturn.local.mariadb import Install, MariaDb, find_mariadb, find_mysql
 from keyturn.model import Sensitive
 from keyturn.targets import mysql_hashes
 from keyturn.targets.mysql_accounts import Account, Rights
 from keyturn.targets.mysql_sql import Sql, account, literal, sql
 from keyturn.testing.bench import Laboratory, Subject, Vault
+from keyturn.testing.certificates import Authority
 
 FIRST, ADMIN, BY_HAND = "Canary7-first", "Canary7-admin", "Canary7-by-hand"
 HOSTS = ("%", "127.0.0.1")
 """The application's. A login here is matched by the second."""
+
+
+UNPACKED = ".mysql"
+"""Where `.ci/unpack-mysql` puts a MySQL, in the checkout."""
+
+_LOGS = {
+    "general-log": "ON",
+    "slow-query-log": "ON",
+    "long-query-time": "0",
+    "log-bin": "bin",
+    "server-id": "1",
+}
+_GRANTS = {
+    "mysql.db": "User, Host, Db, Select_priv, Insert_priv, Update_priv, Execute_priv, Grant_priv",
+    "mysql.tables_priv": "User, Host, Db, Table_name, Table_priv, Column_priv",
+    "mysql.columns_priv": "User, Host, Db, Table_name, Column_name, Column_priv",
+}
+"""Tables that both servers have; their columns, that of the user first."""
+
+
+def _mysql() -> Install | None:
+    return find_mysql(Path(UNPACKED)) or find_mysql()
 
 
 class MariaDbSingleUser:
@@ -35,11 +64,19 @@ class MariaDbSingleUser:
     SLOTS: ClassVar[int] = 1
     SERVER: ClassVar[str] = "MariaDB"
     INSTALL: ClassVar[str] = "apt install mariadb-server"
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+    environment: Mapping[str, str] = {}
+
+    _RECORD: ClassVar[LiteralString] = "SELECT Host, Priv FROM mysql.global_priv WHERE User = {}"
+    _login: Mapping[str, Any] = {"ssl_disabled": True}
+    _DOCUMENT: ClassVar[Mapping[str, object]] = {"engine": "mariadb", "ssl": False}
+    _OTHERS: ClassVar[Mapping[str, str]] = {
+        "mysql.global_priv": "User, Host, Priv",
+        **_GRANTS,
+        "mysql.roles_mapping": "User, Host, Role, Admin_option",
+    }
 
     def __init__(self) -> None:
-        logs = {"general-log": "ON", "slow-query-log": "ON", "long-query-time": "0"}
-        self._server = MariaDb(settings={**logs, "log-bin": "bin", "server-id": "1"})
+        self._server = self._made_server()
         self._numbers = itertools.count(1)
         self._seen: dict[tuple[str, str], bool] = {}
 
@@ -69,6 +106,9 @@ class MariaDbSingleUser:
         """See `Laboratory.server_port`."""
         return self._server.port
 
+    def _made_server(self) -> MariaDb:
+        return MariaDb(settings=_LOGS)
+
     def furnish(self, vault: Vault, proxy_port: int) -> Subject:
         """See `Laboratory.furnish`."""
         del vault
@@ -78,8 +118,7 @@ class MariaDbSingleUser:
     def accepts(self, document: str) -> bool:
         """See `Laboratory.accepts`. Logs in again whenever the server's record has changed."""
         user = literal(json.loads(document)["username"])
-        query = sql("SELECT Host, Priv FROM mysql.global_priv WHERE User = {}", user)
-        key = document, str(self._rows(query))
+        key = document, str(self._rows(sql(self._RECORD, user)))
         if key not in self._seen:
             self._seen[key] = self.logs_in(document)
         return self._seen[key]
@@ -93,7 +132,7 @@ class MariaDbSingleUser:
                 port=self._server.port,
                 user=value["username"],
                 password=value["password"],
-                ssl_disabled=True,
+                **self._login,
             ).close()
         except MySQLError:
             return False
@@ -103,7 +142,9 @@ class MariaDbSingleUser:
         """See `Laboratory.change_by_hand`."""
         for user, host in self._accounts():
             if user in subject.logins:
-                self._execute(sql("ALTER USER {} {}", account(user, host), _identified(BY_HAND)))
+                self._execute(
+                    sql("ALTER USER {} {}", account(user, host), self._identified(BY_HAND))
+                )
 
     def log_text(self) -> str:
         """See `Laboratory.log_text`."""
@@ -115,15 +156,16 @@ class MariaDbSingleUser:
         return [
             self._rows(
                 sql(
-                    "SELECT {}, MD5(GROUP_CONCAT(MD5(CONCAT_WS(0x00, {})) ORDER BY 1)) FROM {}"
-                    " WHERE User NOT IN ({})",
+                    "SELECT {}, SHA2(GROUP_CONCAT(SHA2(CONCAT_WS(0x00, {}), 224) ORDER BY 1), 224)"
+                    " FROM {} WHERE {} NOT IN ({})",
                     literal(table),
                     Sql(columns),
                     Sql(table),
+                    Sql(columns.partition(",")[0]),
                     names,
                 )
             )
-            for table, columns in _OTHERS.items()
+            for table, columns in self._OTHERS.items()
         ]
 
     def rights(self, document: str) -> object:
@@ -139,12 +181,21 @@ class MariaDbSingleUser:
             found.append((host, options, sorted(rights.rights), rights.default_role))
         return found
 
+    def _identified(self, password: str) -> Sql:
+        # By hash: the server's logs are searched for passwords.
+        return sql(
+            "IDENTIFIED VIA mysql_native_password USING '{}'",
+            Sql(mysql_hashes.native(Sensitive(password))),
+        )
+
     def _application(self) -> str:
         user = self._unused_name("app")
         for host in HOSTS:
             name = account(user, host)
             self._execute(
-                sql("CREATE USER {} {} WITH MAX_USER_CONNECTIONS 50", name, _identified(FIRST)),
+                sql(
+                    "CREATE USER {} {} WITH MAX_USER_CONNECTIONS 50", name, self._identified(FIRST)
+                ),
                 sql("GRANT SELECT (a), INSERT ON shop.t TO {} WITH GRANT OPTION", name),
                 sql("GRANT UPDATE, EXECUTE ON shop.* TO {}", name),
                 sql("GRANT clerk TO {}", name),
@@ -156,12 +207,11 @@ class MariaDbSingleUser:
 
     def _document(self, user: str, password: str, port: int) -> dict[str, object]:
         return {
-            "engine": "mariadb",
             "host": "127.0.0.1",
             "port": port,
             "username": user,
             "password": password,
-            "ssl": False,
+            **self._DOCUMENT,
         }
 
     def _accounts(self) -> list[tuple[str, str]]:
@@ -190,7 +240,7 @@ class MariaDbAlternatingUsers(MariaDbSingleUser):
         user, admin = self._application(), self._unused_name("admin")
         name = account(admin, "%")
         self._execute(
-            sql("CREATE USER {} {}", name, _identified(ADMIN)),
+            sql("CREATE USER {} {}", name, self._identified(ADMIN)),
             sql("GRANT CREATE USER ON *.* TO {}", name),
             sql("GRANT SELECT ON mysql.* TO {}", name),
             sql("GRANT ALL PRIVILEGES ON shop.* TO {} WITH GRANT OPTION", name),
@@ -206,27 +256,73 @@ class MariaDbDualPassword(MariaDbAlternatingUsers):
 
     NAME: ClassVar[str] = "MariaDB, dual password"
     SLOTS: ClassVar[int] = 2
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {"KEYTURN_STRATEGY": "dual-password"}
+    environment: Mapping[str, str] = {"KEYTURN_STRATEGY": "dual-password"}
+
+
+class _OnMySql:
+    """What is another on MySQL. Accounts want TLS there, or a login would show the password."""
+
+    SERVER: ClassVar[str] = "MySQL"
+    INSTALL: ClassVar[str] = f".ci/unpack-mysql {UNPACKED}"
+    environment: Mapping[str, str]
+
+    _login: Mapping[str, Any]
+    _RECORD: ClassVar[LiteralString] = (
+        "SELECT Host, HEX(authentication_string), User_attributes, account_locked FROM mysql.user"
+        " WHERE User = {}"
+    )
+    _DOCUMENT: ClassVar[Mapping[str, object]] = {"engine": "mysql"}
+    _OTHERS: ClassVar[Mapping[str, str]] = {
+        "mysql.user": "User, Host, plugin, HEX(authentication_string), User_attributes,"
+        " account_locked, max_user_connections, Select_priv, Create_user_priv",
+        **_GRANTS,
+        "mysql.role_edges": "TO_USER, TO_HOST, FROM_USER, FROM_HOST, WITH_ADMIN_OPTION",
+    }
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """See `Laboratory.is_available`."""
+        return _mysql() is not None
+
+    def _made_server(self) -> MariaDb:
+        folder = Path(tempfile.mkdtemp(prefix="keyturn-my-ca-"))
+        folder.chmod(0o755)  # for the server's user
+        weakref.finalize(self, shutil.rmtree, folder)
+        authority = Authority(folder, "ours")
+        issued = authority.issue("127.0.0.1")
+        self.environment = {**self.environment, "KEYTURN_CA_FILE": str(authority.file)}
+        self._login = {"ssl": {"ca": str(authority.file)}}
+        tls = {"ssl-cert": str(issued.certificate), "ssl-key": str(issued.key)}
+        return MariaDb(_mysql(), settings={**_LOGS, **tls})
+
+    def _identified(self, password: str) -> Sql:
+        made = Sql(mysql_hashes.caching_sha2(Sensitive(password)))
+        return sql("IDENTIFIED WITH caching_sha2_password AS '{}'", made)
+
+
+class MySqlSingleUser(_OnMySql, MariaDbSingleUser):
+    """One account of a MySQL that changes its own password."""
+
+    NAME: ClassVar[str] = "MySQL, single user"
+
+
+class MySqlAlternatingUsers(_OnMySql, MariaDbAlternatingUsers):
+    """Two users of a MySQL that take turns, with two accounts each."""
+
+    NAME: ClassVar[str] = "MySQL, alternating users"
+
+
+class MySqlDualPassword(_OnMySql, MariaDbDualPassword):
+    """One user of a MySQL with two passwords, which an admin sets."""
+
+    NAME: ClassVar[str] = "MySQL, dual password"
 
 
 LABORATORIES: tuple[type[Laboratory], ...] = (
     MariaDbSingleUser,
     MariaDbAlternatingUsers,
     MariaDbDualPassword,
+    MySqlSingleUser,
+    MySqlAlternatingUsers,
+    MySqlDualPassword,
 )
-
-_OTHERS = {
-    "mysql.global_priv": "User, Host, Priv",
-    "mysql.db": "User, Host, Db, Select_priv, Insert_priv, Update_priv, Execute_priv, Grant_priv",
-    "mysql.tables_priv": "User, Host, Db, Table_name, Table_priv, Column_priv",
-    "mysql.columns_priv": "User, Host, Db, Table_name, Column_name, Column_priv",
-    "mysql.roles_mapping": "User, Host, Role, Admin_option",
-}
-
-
-def _identified(password: str) -> Sql:
-    # By hash: the server's logs are searched for passwords.
-    return sql(
-        "IDENTIFIED VIA mysql_native_password USING '{}'",
-        Sql(mysql_hashes.native(Sensitive(password))),
-    )

@@ -27,7 +27,7 @@ class PostgresSingleUser:
 
     SERVER: ClassVar[str] = "PostgreSQL"
     INSTALL: ClassVar[str] = "pip install 'keyturn[local]'"
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+    environment: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         # The many logins of a sweep would mostly compute; how often a hash is repeated proves

@@ -37,7 +37,7 @@ class RedisSingleUser:
     SLOTS: ClassVar[int] = 1
     SERVER: ClassVar[str] = "Redis"
     INSTALL: ClassVar[str] = "apt install redis-server"
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+    environment: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self._server = Redis()
@@ -150,7 +150,7 @@ class RedisDualPassword(RedisSingleUser):
 
     NAME: ClassVar[str] = "Redis, dual password"
     SLOTS: ClassVar[int] = 2
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {"KEYTURN_STRATEGY": "dual-password"}
+    environment: Mapping[str, str] = {"KEYTURN_STRATEGY": "dual-password"}
 
 
 class RedisAlternatingUsers(RedisSingleUser):
@@ -175,7 +175,7 @@ class RedisDualPasswordByAdmin(RedisAlternatingUsers):
     """One user of a Redis that holds two passwords; an admin sets them."""
 
     NAME: ClassVar[str] = "Redis, dual password by an admin"
-    ENVIRONMENT: ClassVar[Mapping[str, str]] = {"KEYTURN_STRATEGY": "dual-password"}
+    environment: Mapping[str, str] = {"KEYTURN_STRATEGY": "dual-password"}
 
 
 LABORATORIES: tuple[type[Laboratory], ...] = (

@@ -1,4 +1,4 @@
-"""Authorities and certificates for TLS tests."""
+"""Authorities and certificates of their own, for servers that are started here with TLS."""
 
 from __future__ import annotations
 
