@@ -927,6 +927,75 @@ def test_a_function_that_secrets_manager_may_not_call_is_refused(
     assert stages(store, secret) == before
 
 
+# ---------------------------------------------------------------------- who calls
+
+
+def identity(local: LocalAws, key_id: str, secret: str) -> str:
+    """Return whose key it is, or with which code it is refused."""
+    sts = boto3.client(
+        "sts",
+        endpoint_url=local.endpoint_url,
+        region_name=local.region,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+    )
+    try:
+        return str(sts.get_caller_identity()["Arn"])
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+
+
+@pytest.fixture
+def key(local: LocalAws) -> dict[str, str]:
+    iam = boto3.client("iam", **local.settings())
+    iam.create_user(UserName="app", Path="/rotated/")
+    made = iam.create_access_key(UserName="app")["AccessKey"]
+    return {"key_id": made["AccessKeyId"], "secret": made["SecretAccessKey"]}
+
+
+def test_sts_says_whose_a_key_is(local: LocalAws, key: dict[str, str]) -> None:
+    assert identity(local, **key) == "arn:aws:iam::123456789012:user/rotated/app"
+
+
+def test_sts_refuses_a_key_while_it_is_inactive(local: LocalAws, key: dict[str, str]) -> None:
+    iam = boto3.client("iam", **local.settings())
+    the_key = {"UserName": "app", "AccessKeyId": key["key_id"]}
+
+    iam.update_access_key(**the_key, Status="Inactive")
+    assert identity(local, **key) == "InvalidClientTokenId"
+    iam.update_access_key(**the_key, Status="Active")
+    assert identity(local, **key).endswith("/app")
+
+
+def test_sts_refuses_a_key_that_was_deleted(local: LocalAws, key: dict[str, str]) -> None:
+    boto3.client("iam", **local.settings()).delete_access_key(
+        UserName="app", AccessKeyId=key["key_id"]
+    )
+
+    assert identity(local, **key) == "InvalidClientTokenId"
+
+
+@pytest.mark.parametrize("key_id", ["none", "AKIA0000000000000000"])
+def test_sts_refuses_a_key_that_nobody_has_made(local: LocalAws, key_id: str) -> None:
+    assert identity(local, key_id, "none") == "InvalidClientTokenId"
+
+
+def test_sts_refuses_another_secret(local: LocalAws, key: dict[str, str]) -> None:
+    assert identity(local, key["key_id"], "none") == "SignatureDoesNotMatch"
+
+
+def test_sts_knows_a_role_and_the_local_clients(local: LocalAws) -> None:
+    sts = boto3.client("sts", **local.settings())
+    assumed = sts.assume_role(
+        RoleArn="arn:aws:iam::123456789012:role/deploy", RoleSessionName="session"
+    )["Credentials"]
+
+    arn = identity(local, assumed["AccessKeyId"], assumed["SecretAccessKey"])
+
+    assert arn.endswith("assumed-role/deploy/session")
+    assert identity(local, function_key_id("rotate"), "local").startswith("arn:aws:sts::")
+
+
 # ---------------------------------------------------------------------- functions
 
 
