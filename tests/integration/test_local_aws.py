@@ -1447,6 +1447,46 @@ def is_running(pid: int) -> bool:
         return False
 
 
+INFRA = Path(__file__).parents[2] / "infra" / "template.yaml"
+
+
+def test_the_template_deploys_what_mints_access_keys_without_a_database(local: LocalAws) -> None:
+    """Prepared by the one function, minted by the other, and what is served works."""
+    boto3.client("iam", **local.settings()).create_user(UserName="mailer", Path="/rotated/")
+    stack = deploy(
+        local,
+        INFRA,
+        stack_name="keys",
+        parameters={
+            "GeneratedSecrets": "deployed/keys/*",
+            "IamUsers": "arn:aws:iam::123456789012:user/rotated/mailer",
+        },
+    )
+    assert not {"Secret", "AdminSecret", "Rotate", "Schedule", "Dlq"} & set(stack.resources)
+    event = {
+        "generate": "iam-access-key",
+        "secret": "deployed/keys/mailer",
+        "policy": {"username": "mailer"},
+    }
+    invoked = boto3.client("lambda", **local.settings()).invoke(
+        FunctionName=stack.outputs["GenerateFunctionName"], Payload=json.dumps(event)
+    )
+    assert json.loads(invoked["Payload"].read())["outcome"] == "done"
+    manager = boto3.client("secretsmanager", **local.settings())
+    served: list[dict[str, str]] = []
+    arn = stack.outputs["RotateGeneratedFunctionArn"]
+
+    for _ in range(2):
+        manager.rotate_secret(SecretId="deployed/keys/mailer", RotationLambdaARN=arn)
+        assert local.settle()
+        value = manager.get_secret_value(SecretId="deployed/keys/mailer")["SecretString"]
+        served.append(json.loads(value))
+
+    assert served[0]["access_key_id"] != served[1]["access_key_id"]
+    found = [identity(local, v["access_key_id"], v["secret_access_key"]) for v in served]
+    assert found == ["arn:aws:iam::123456789012:user/rotated/mailer"] * 2
+
+
 def test_the_template_deploys_both_functions_and_they_work(local: LocalAws, tmp_path: Path) -> None:
     """On demand by the one, and rotated by the other, each under its own role."""
     plan = tmp_path / "keyturn.yaml"
@@ -1456,7 +1496,7 @@ def test_the_template_deploys_both_functions_and_they_work(local: LocalAws, tmp_
     )
     stack = deploy(
         local,
-        Path(__file__).parents[2] / "infra" / "template.yaml",
+        INFRA,
         stack_name="generated",
         parameters={
             "DatabaseHost": "db.example.com",
