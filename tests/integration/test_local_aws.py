@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 from keyturn.errors import Misconfigured, Unsupported
 from keyturn.local.aws import LocalAws
 from keyturn.local.calls import CLIENT_KEY_ID, function_key_id
+from keyturn.local.demo import Sts
 from keyturn.local.deploy import deploy, package
 from keyturn.local.functions import Functions
 from keyturn.local.patches import Patch, applied, moto_patches
@@ -994,6 +995,19 @@ def test_sts_knows_a_role_and_the_local_clients(local: LocalAws) -> None:
 
     assert arn.endswith("assumed-role/deploy/session")
     assert identity(local, function_key_id("rotate"), "local").startswith("arn:aws:sts::")
+
+
+def test_the_client_of_the_demo_notices_that_its_key_was_taken_away(
+    local: LocalAws, key: dict[str, str]
+) -> None:
+    value = {"access_key_id": key["key_id"], "secret_access_key": key["secret"]}
+    client = Sts(local)
+
+    assert client.lets_in(value)
+    boto3.client("iam", **local.settings()).update_access_key(
+        UserName="app", AccessKeyId=key["key_id"], Status="Inactive"
+    )
+    assert not client.lets_in(value)
 
 
 # ---------------------------------------------------------------------- functions
