@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner
 
 from keyturn import plan, wiring
+from keyturn.boundary import generation_event
 from keyturn.cli import app
 from keyturn.generators import kinds
 from keyturn.generators.fingerprint import fingerprint
@@ -246,3 +247,35 @@ def test_the_page_on_generated_values_computes_the_same_fingerprint() -> None:
     value = "Canary7-" + "docs"
     same = shown["fingerprint"]("prod/a", value) == fingerprint("prod/a", Sensitive(value))
     assert same
+
+
+# ---------------------------------------------------------------------------- Terraform
+
+KEYS = ROOT / "docs" / "iam-access-keys.md"
+
+
+def test_what_terraform_sends_is_an_event_and_what_it_keeps_is_no_value() -> None:
+    """The block as it stands: HCL's object, written as JSON."""
+    (block,) = [each for each in blocks("hcl") if each.page == KEYS]
+    (found,) = re.findall(r"jsonencode\((\{.*?\n  \})\)", block.text, re.DOTALL)
+    named = re.sub(r"aws_\w+\.\w+\.name", '"mailer"', found)
+    quoted = re.sub(r"(\w+)\s*=", r'"\1":', named)
+
+    event = generation_event(
+        json.loads(re.sub(r"([^{])\n(\s+\")", r"\1,\n\2", quoted)), request_id="unused"
+    )
+
+    assert (event.kind, event.options, event.request_id) == (
+        "iam-access-key",
+        {"username": "mailer"},
+        "first",
+    )
+    assert not re.search(r"secret_string|aws_iam_access_key|secret_version", block.text)
+
+
+def test_what_terraform_reads_of_the_stack_is_what_it_gives() -> None:
+    (block,) = [each for each in blocks("hcl") if each.page == KEYS]
+    template = (ROOT / "infra" / "template.yaml").read_text(encoding="utf-8")
+
+    for name in re.findall(r'outputs\["(\w+)"\]', block.text):
+        assert f"\n  {name}:\n" in template.partition("\nOutputs:\n")[2], name

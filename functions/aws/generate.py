@@ -4,7 +4,8 @@ Event (see events/generate/): `generate`, the kind; `secret`, the name; and if n
 options of the kind, `request_id` (the same again returns the same version) and `overwrite`.
 
 Environment: KEYTURN_SECRETS, patterns of the names that it may write; KEYTURN_KMS_KEY, what new
-secrets are encrypted with (see docs/deploy.md); AWS_ENDPOINT_URL for a cloud other than AWS's.
+secrets are encrypted with; KEYTURN_IAM_USERS, for whose first keys it may prepare secrets (see
+docs/deploy.md); AWS_ENDPOINT_URL for a cloud other than AWS's.
 
 Returns the secret's name, the version's id, the entropy and a fingerprint; never the value.
 """

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from botocore.config import Config
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+    from keyturn.generators.kinds import AnyPolicy
+    from keyturn.generators.unminted import Unminted
     from keyturn.plan import SecretPlan
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
@@ -200,7 +202,11 @@ def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Gen
             f"{event.ref} is not a secret that KEYTURN_SECRETS allows",
             remedy="List a pattern for the secret in KEYTURN_SECRETS, if the name is right.",
         )
-    policy = kinds.read({"kind": event.kind, **event.options}, Place("the policy"))
+    policy: AnyPolicy | Unminted
+    if (issuer := _issuer_module(event.kind)) is not None:
+        policy = _unminted(event, issuer, settings)
+    else:
+        policy = kinds.read({"kind": event.kind, **event.options}, Place("the policy"))
     store = SecretsManagerValues(_client(), kms_key=settings.kms_key)
     version_id = on_demand.version_id(event.ref, event.request_id)
     order = on_demand.Order(event.ref, version_id, overwrite=event.overwrite)
@@ -210,6 +216,24 @@ def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Gen
         policy.entropy_bits,
         lambda: on_demand.fulfil(order, policy, store, fingerprint),
     )
+
+
+def _unminted(event: GenerationEvent, module: IssuerModule, settings: Settings) -> Unminted:
+    """Prepare a secret for its first key, which a rotation mints."""
+    from keyturn.generators.unminted import NONE, Unminted
+
+    document = Unminted(event.kind, event.options, module.MEMBERS)
+    for fact, remedy in document.problems():
+        raise Misconfigured(f"the policy {fact}", remedy=remedy)
+    if event.overwrite:
+        raise Misconfigured(
+            f"{event.ref}: a key that it holds would be lost",
+            remedy="Leave out `overwrite`; rotate the secret for another key.",
+        )
+    surroundings = settings.surroundings(lambda: EXPLAIN_S)
+    nobody = Credential(NONE, Sensitive(NONE), event.options)
+    module.issuer(surroundings).holder(nobody)
+    return document
 
 
 def ask_to_rotate(name: str, rotation_id: RotationId) -> Callable[[], bool]:
@@ -532,10 +556,16 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
 
 def _members_of(engine: object) -> Members:
     """Return what the documents of an engine call principal and secret."""
+    module = _issuer_module(engine)
+    return module.MEMBERS if module is not None else Members()
+
+
+def _issuer_module(engine: object) -> IssuerModule | None:
+    """Return what mints the keys of an engine; None if passwords are set there, or nothing is."""
     for module in target_modules():
         if isinstance(module, IssuerModule) and engine in module.ENGINES:
-            return module.MEMBERS
-    return Members()
+            return module
+    return None
 
 
 def _module(credential: Credential) -> EngineModule | WholeModule | IssuerModule:

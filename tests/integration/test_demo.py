@@ -93,7 +93,7 @@ def test_two_passwords_lose_no_login_in_any_engine(scratch: Path, engine: str) -
     assert shown.status == 0, shown.output
     assert shown.figure("Rotations finished") == ["2 of 2"]
     assert shown.figure("Failed logins") == ["0"]
-    assert shown.figure("Current refused, per rotation") == ["never"]
+    assert shown.figure("Current refused") == ["never"]
     assert not [each for each in shown.passwords if each in shown.output + page.read_text()]
     assert shown.left == []
 
@@ -137,23 +137,32 @@ def start(scratch: Path, served: Path, *arguments: str) -> subprocess.Popen[str]
 
 
 def passwords_in(served: Path) -> frozenset[str]:
-    return frozenset(json.loads(line)["password"] for line in served.read_text().splitlines())
+    values = [json.loads(line) for line in served.read_text().splitlines()]
+    secret = ("password", "secret_access_key")
+    return frozenset(value[name] for value in values for name in secret if name in value)
 
 
 def test_it_succeeds_and_every_rotation_finishes(run: Run) -> None:
     assert run.status == 0, run.output
-    assert run.figure("Rotations finished") == ["1 of 1", "1 of 1"]
+    assert run.figure("Rotations finished") == ["1 of 1", "1 of 1", "1 of 1"]
 
 
 def test_with_alternating_users_no_login_is_refused(run: Run) -> None:
-    assert run.figure("Logins by the application")[1] != "0"
+    assert run.figure("Logins")[1] != "0"
     assert run.figure("Failed logins")[1] == "0"
-    assert run.figure("Logged in after a fresh read")[1] == "0"
-    assert run.figure("Current refused, per rotation")[1] == "never"
+    assert run.figure("In after a fresh read")[1] == "0"
+    assert run.figure("Current refused")[1] == "never"
+
+
+def test_while_an_access_key_is_rotated_none_is_refused(run: Run) -> None:
+    assert int(run.figure("Logins")[2]) > 100
+    assert run.figure("Failed logins")[2] == "0"
+    assert run.figure("In after a fresh read")[2] == "0"
+    assert run.figure("Current refused")[2] == "never"
 
 
 def test_the_function_makes_no_more_store_calls_than_it_may(run: Run) -> None:
-    single, alternating = run.figure("Store calls per rotation")
+    single, alternating, _ = run.figure("Store calls per rotation")
 
     assert single == "10"
     # The admin secret, once for create and once for set; and a look before the first login.
@@ -163,7 +172,10 @@ def test_the_function_makes_no_more_store_calls_than_it_may(run: Run) -> None:
 def test_every_version_has_its_line(run: Run) -> None:
     rows = re.findall(r"^v\d \w+", run.output, re.MULTILINE)
 
-    assert rows == ["v1 orders", "v2 orders", "v1 orders", "v2 orders_clone"]
+    assert rows == [
+        *("v1 orders", "v2 orders", "v1 orders", "v2 orders_clone"),
+        *("v1 mailer", "v2 mailer"),
+    ]
 
 
 def test_without_a_terminal_it_is_plain_text_of_80_columns(run: Run) -> None:
@@ -174,18 +186,19 @@ def test_without_a_terminal_it_is_plain_text_of_80_columns(run: Run) -> None:
     assert "single-user: Rotation 1 of 1, " in run.output
 
 
-def test_the_page_is_written_and_shows_both_strategies(run: Run) -> None:
+def test_the_page_is_written_and_shows_every_run(run: Run) -> None:
     page = run.page.read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>\n")
 
     headings = ["".join(h.itertext()) for h in ET.fromstring(page).iter("h2")]  # noqa: S314
 
     assert headings[0].startswith("single-user ")
     assert headings[1].startswith("alternating-users 0 of ")
+    assert headings[2].startswith("IAM key 0 of ")
 
 
 def test_no_password_is_shown_or_written(run: Run) -> None:
-    # Two versions for each strategy, and the admin.
-    assert len(run.passwords) == 5
+    # Two versions for each strategy, the admin, and two keys.
+    assert len(run.passwords) == 7
 
     page = run.page.read_text(encoding="utf-8")
 

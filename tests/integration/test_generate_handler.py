@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CANARY = "Canary7-generate"
+MAILER = "arn:aws:iam::123456789012:user/mailer"
 SAMPLES = sorted((ROOT / "events" / "generate").glob("*.json"))
 _numbers = itertools.count(1)
 
@@ -103,13 +104,61 @@ def test_every_sample_event_works(
     if event["generate"] == "htpasswd":
         pytest.importorskip("bcrypt", reason="needs bcrypt: pip install keyturn[generate]")
     monkeypatch.setenv("KEYTURN_SECRETS", "prod/generated/*")
+    monkeypatch.setenv("KEYTURN_IAM_USERS", MAILER)
     context: Any = LambdaContext()
 
     answer = handler(event, context)
 
-    policy = kinds.read({"kind": event["generate"], **event.get("policy", {})}, Place("the sample"))
-    assert policy.is_whole(Sensitive(room.value(event["secret"])))
     assert answer["outcome"] in {"done", "already_done"}
+    if event["generate"] in kinds.KINDS:
+        asked = {"kind": event["generate"], **event.get("policy", {})}
+        policy = kinds.read(asked, Place("the sample"))
+        assert policy.is_whole(Sensitive(room.value(event["secret"])))
+
+
+# ---------------------------------------------------------------------------- before a first key
+
+
+@pytest.fixture
+def mailer(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("KEYTURN_IAM_USERS", MAILER)
+    return room.name()
+
+
+def test_a_secret_is_prepared_for_the_key_of_a_user_and_no_key_is_made(
+    room: Room, mailer: str
+) -> None:
+    room.manager.create_secret(Name=mailer)
+
+    fields = {"username": "mailer", "smtp_password_eu-west-1": "none"}
+    answer = room.ask("iam-access-key", mailer, policy=fields)
+
+    assert json.loads(room.value(mailer)) == {
+        "engine": "iam-access-key",
+        **fields,
+        "access_key_id": "none",
+        "secret_access_key": "none",
+    }
+    assert answer["entropy_bits"] == "0.0"
+    assert {call.service for call in room.aws.log.calls(caller="function")} == {"secretsmanager"}
+
+
+@pytest.mark.parametrize(
+    "more,kind",
+    [
+        ({"policy": {"username": "somebody-else"}}, Denied),
+        ({"policy": {}}, Misconfigured),
+        ({"policy": {"username": "mailer", "access_key_id": "AKIA0"}}, Misconfigured),
+        ({"policy": {"username": "mailer", "engine": "postgres"}}, Misconfigured),
+        ({"policy": {"username": "mailer"}, "overwrite": True}, Misconfigured),
+    ],
+)
+def test_what_would_not_rotate_or_lose_a_key_is_refused_before_anything_is_written(
+    room: Room, mailer: str, more: dict[str, Any], kind: type[KeyturnError]
+) -> None:
+    assert type(refusal(room, "iam-access-key", mailer, **more)) is kind
+
+    assert room.writes() == []
 
 
 def test_a_value_may_be_no_json(room: Room) -> None:

@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 from keyturn.errors import Misconfigured, Unsupported
 from keyturn.local.aws import LocalAws
 from keyturn.local.calls import CLIENT_KEY_ID, function_key_id
+from keyturn.local.demo import Sts
 from keyturn.local.deploy import deploy, package
 from keyturn.local.functions import Functions
 from keyturn.local.patches import Patch, applied, moto_patches
@@ -927,6 +928,88 @@ def test_a_function_that_secrets_manager_may_not_call_is_refused(
     assert stages(store, secret) == before
 
 
+# ---------------------------------------------------------------------- who calls
+
+
+def identity(local: LocalAws, key_id: str, secret: str) -> str:
+    """Return whose key it is, or with which code it is refused."""
+    sts = boto3.client(
+        "sts",
+        endpoint_url=local.endpoint_url,
+        region_name=local.region,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+    )
+    try:
+        return str(sts.get_caller_identity()["Arn"])
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+
+
+@pytest.fixture
+def key(local: LocalAws) -> dict[str, str]:
+    iam = boto3.client("iam", **local.settings())
+    iam.create_user(UserName="app", Path="/rotated/")
+    made = iam.create_access_key(UserName="app")["AccessKey"]
+    return {"key_id": made["AccessKeyId"], "secret": made["SecretAccessKey"]}
+
+
+def test_sts_says_whose_a_key_is(local: LocalAws, key: dict[str, str]) -> None:
+    assert identity(local, **key) == "arn:aws:iam::123456789012:user/rotated/app"
+
+
+def test_sts_refuses_a_key_while_it_is_inactive(local: LocalAws, key: dict[str, str]) -> None:
+    iam = boto3.client("iam", **local.settings())
+    the_key = {"UserName": "app", "AccessKeyId": key["key_id"]}
+
+    iam.update_access_key(**the_key, Status="Inactive")
+    assert identity(local, **key) == "InvalidClientTokenId"
+    iam.update_access_key(**the_key, Status="Active")
+    assert identity(local, **key).endswith("/app")
+
+
+def test_sts_refuses_a_key_that_was_deleted(local: LocalAws, key: dict[str, str]) -> None:
+    boto3.client("iam", **local.settings()).delete_access_key(
+        UserName="app", AccessKeyId=key["key_id"]
+    )
+
+    assert identity(local, **key) == "InvalidClientTokenId"
+
+
+@pytest.mark.parametrize("key_id", ["none", "AKIA0000000000000000"])
+def test_sts_refuses_a_key_that_nobody_has_made(local: LocalAws, key_id: str) -> None:
+    assert identity(local, key_id, "none") == "InvalidClientTokenId"
+
+
+def test_sts_refuses_another_secret(local: LocalAws, key: dict[str, str]) -> None:
+    assert identity(local, key["key_id"], "none") == "SignatureDoesNotMatch"
+
+
+def test_sts_knows_a_role_and_the_local_clients(local: LocalAws) -> None:
+    sts = boto3.client("sts", **local.settings())
+    assumed = sts.assume_role(
+        RoleArn="arn:aws:iam::123456789012:role/deploy", RoleSessionName="session"
+    )["Credentials"]
+
+    arn = identity(local, assumed["AccessKeyId"], assumed["SecretAccessKey"])
+
+    assert arn.endswith("assumed-role/deploy/session")
+    assert identity(local, function_key_id("rotate"), "local").startswith("arn:aws:sts::")
+
+
+def test_the_client_of_the_demo_notices_that_its_key_was_taken_away(
+    local: LocalAws, key: dict[str, str]
+) -> None:
+    value = {"access_key_id": key["key_id"], "secret_access_key": key["secret"]}
+    client = Sts(local)
+
+    assert client.lets_in(value)
+    boto3.client("iam", **local.settings()).update_access_key(
+        UserName="app", AccessKeyId=key["key_id"], Status="Inactive"
+    )
+    assert not client.lets_in(value)
+
+
 # ---------------------------------------------------------------------- functions
 
 
@@ -1378,6 +1461,46 @@ def is_running(pid: int) -> bool:
         return False
 
 
+INFRA = Path(__file__).parents[2] / "infra" / "template.yaml"
+
+
+def test_the_template_deploys_what_mints_access_keys_without_a_database(local: LocalAws) -> None:
+    """Prepared by the one function, minted by the other, and what is served works."""
+    boto3.client("iam", **local.settings()).create_user(UserName="mailer", Path="/rotated/")
+    stack = deploy(
+        local,
+        INFRA,
+        stack_name="keys",
+        parameters={
+            "GeneratedSecrets": "deployed/keys/*",
+            "IamUsers": "arn:aws:iam::123456789012:user/rotated/mailer",
+        },
+    )
+    assert not {"Secret", "AdminSecret", "Rotate", "Schedule", "Dlq"} & set(stack.resources)
+    event = {
+        "generate": "iam-access-key",
+        "secret": "deployed/keys/mailer",
+        "policy": {"username": "mailer"},
+    }
+    invoked = boto3.client("lambda", **local.settings()).invoke(
+        FunctionName=stack.outputs["GenerateFunctionName"], Payload=json.dumps(event)
+    )
+    assert json.loads(invoked["Payload"].read())["outcome"] == "done"
+    manager = boto3.client("secretsmanager", **local.settings())
+    served: list[dict[str, str]] = []
+    arn = stack.outputs["RotateGeneratedFunctionArn"]
+
+    for _ in range(2):
+        manager.rotate_secret(SecretId="deployed/keys/mailer", RotationLambdaARN=arn)
+        assert local.settle()
+        value = manager.get_secret_value(SecretId="deployed/keys/mailer")["SecretString"]
+        served.append(json.loads(value))
+
+    assert served[0]["access_key_id"] != served[1]["access_key_id"]
+    found = [identity(local, v["access_key_id"], v["secret_access_key"]) for v in served]
+    assert found == ["arn:aws:iam::123456789012:user/rotated/mailer"] * 2
+
+
 def test_the_template_deploys_both_functions_and_they_work(local: LocalAws, tmp_path: Path) -> None:
     """On demand by the one, and rotated by the other, each under its own role."""
     plan = tmp_path / "keyturn.yaml"
@@ -1387,7 +1510,7 @@ def test_the_template_deploys_both_functions_and_they_work(local: LocalAws, tmp_
     )
     stack = deploy(
         local,
-        Path(__file__).parents[2] / "infra" / "template.yaml",
+        INFRA,
         stack_name="generated",
         parameters={
             "DatabaseHost": "db.example.com",

@@ -81,6 +81,10 @@ def all_in() -> Recording:
     )
 
 
+def access_key() -> Recording:
+    return replace(all_in(), database="IAM", strategy=None)
+
+
 def parsed(text: str) -> ET.Element:
     return ET.fromstring(text.removeprefix("<!DOCTYPE html>\n"))  # noqa: S314  # our own page
 
@@ -98,6 +102,26 @@ def printed(part: object, width: int = 80) -> str:
     with console.capture() as captured:
         console.print(part)
     return captured.get()
+
+
+# ---------------------------------------------------------------------------- an access key
+
+
+def test_no_login_with_an_access_key_may_be_refused() -> None:
+    assert is_good(access_key())
+    assert not is_good(replace(recording(), strategy=None))
+    assert "No login failed" in verdict(access_key())
+
+
+def test_an_access_key_is_shown_beside_the_database() -> None:
+    shown = [all_in(), access_key()]
+
+    html = page(shown, MEASURED_AT)
+
+    assert "IAM key" in printed(summary(shown))
+    assert "password of a PostgreSQL user" in html
+    assert "an access key of an IAM user" in html
+    assert "of an IAM user" not in page([all_in()], MEASURED_AT)
 
 
 # ---------------------------------------------------------------------------- figures
@@ -131,10 +155,10 @@ def test_the_time_in_which_current_is_refused_is_counted_per_rotation() -> None:
 def test_the_figures_are_the_recordings() -> None:
     assert figures(recording()) == [
         ("Rotations finished", "1 of 1"),
-        ("Logins by the application", "4"),
+        ("Logins", "4"),
         ("Failed logins", "1"),
-        ("Logged in after a fresh read", "1"),
-        ("Current refused, per rotation", "200 ms"),
+        ("In after a fresh read", "1"),
+        ("Current refused", "200 ms"),
         ("Step create, median", "80 ms"),
         ("Step set, median", "80 ms"),
         ("Step test, median", "80 ms"),

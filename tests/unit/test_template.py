@@ -16,7 +16,7 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from keyturn.stores import secrets_manager
-from keyturn.targets import postgres
+from keyturn.targets import iam_access_key, postgres
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "template.yaml"
@@ -70,6 +70,8 @@ def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any])
     declared = {
         *secrets_manager.PERMISSIONS,
         *secrets_manager.VALUE_PERMISSIONS,
+        *secrets_manager.KEY_PERMISSIONS,
+        *iam_access_key.PERMISSIONS,
         *postgres.PERMISSIONS,
     }
 
@@ -179,6 +181,7 @@ GENERATED = {
 GENERATED_RESOURCES = (
     *("Generate", "GenerateRole", "GenerateLogs", "GeneratedErrorsAlarm", "RotateGenerated"),
     *("RotateGeneratedLogs", "RotateGeneratedPermission", "RotateGeneratedRole"),
+    "RotateGeneratedMintsKeys",
 )
 
 
@@ -188,7 +191,8 @@ def test_nothing_generates_unless_names_are_given(template: dict[str, Any]) -> N
     assert sorted(found) == sorted(GENERATED_RESOURCES)
     assert template["Parameters"]["GeneratedSecrets"]["Default"] == ""
     for name in found:
-        assert template["Resources"][name]["Condition"] == "HasGenerated", name
+        condition = "HasIamUsers" if name == "RotateGeneratedMintsKeys" else "HasGenerated"
+        assert template["Resources"][name]["Condition"] == condition, name
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,9 @@ def test_the_function_that_generates_knows_which_names_it_may_write(
 
     assert made["KEYTURN_SECRETS"] == {"Ref": "GeneratedSecrets"}
     assert made["KEYTURN_KMS_KEY"] == {"Fn::GetAtt": ["Key", "Arn"]}
-    assert not [name for name in rotating if name.startswith("KEYTURN_")]
+    assert made["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
+    assert [name for name in rotating if name.startswith("KEYTURN_")] == ["KEYTURN_IAM_USERS"]
+    assert rotating["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
 
 
 @pytest.mark.parametrize(
@@ -236,6 +242,133 @@ def test_the_names_are_a_folder_of_them(
     pattern = template["Parameters"]["GeneratedSecrets"]["AllowedPattern"]
 
     assert (re.fullmatch(pattern, name) is not None) is is_one
+
+
+# ---------------------------------------------------------------------------- access keys
+
+USER = "arn:aws:iam::111122223333:user/"
+
+
+def test_keys_are_made_for_the_users_that_are_named_and_declared_in_tags_of_ours(
+    resources: dict[str, Any],
+) -> None:
+    policy = resources["RotateGeneratedMintsKeys"]["Properties"]
+    keys, tags = policy["PolicyDocument"]["Statement"]
+
+    assert policy["Roles"] == [{"Ref": "RotateGeneratedRole"}]
+    assert keys["Action"] == [*iam_access_key.PERMISSIONS]
+    assert keys["Resource"] == {"Fn::Split": [",", {"Ref": "IamUsers"}]}
+    assert tags["Action"] == [*secrets_manager.KEY_PERMISSIONS]
+    assert tags["Resource"] == GENERATED
+    assert tags["Condition"] == {
+        "ForAllValues:StringLike": {"aws:TagKeys": f"{secrets_manager.INTENT}*"},
+        "StringEquals": {
+            "secretsmanager:resource/AllowRotationLambdaArn": {
+                "Fn::Sub": f"{FUNCTION_ARN}-generated"
+            }
+        },
+    }
+
+
+def test_nobody_else_may_touch_keys_or_tags(resources: dict[str, Any]) -> None:
+    asked = {*iam_access_key.PERMISSIONS, *secrets_manager.KEY_PERMISSIONS}
+
+    found = [each for each in _allowed(resources) if asked & set(_list(each["Action"]))]
+
+    own = resources["RotateGeneratedMintsKeys"]["Properties"]["PolicyDocument"]["Statement"]
+    assert found == own
+
+
+def test_no_key_is_touched_unless_users_are_named(template: dict[str, Any]) -> None:
+    assert template["Parameters"]["IamUsers"]["Default"] == ""
+    assert template["Conditions"]["HasIamUsers"]["Fn::And"] == [
+        {"Condition": "HasGenerated"},
+        {"Fn::Not": [{"Fn::Equals": [{"Ref": "IamUsers"}, ""]}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "users,is_one",
+    [
+        ("", True),
+        (f"{USER}mailer", True),
+        (f"{USER}rotated/mailer", True),
+        (f"{USER}rotated/*", True),
+        (f"{USER}rotated/app-?,{USER}mailer", True),
+        (f"{USER}*", False),
+        (f"{USER}app*", False),
+        (f"{USER}*/mailer", False),
+        (f"{USER}mailer,", False),
+        (f"{USER}mailer, {USER}reports", False),
+        ("arn:aws:iam::*:user/rotated/mailer", False),
+        ("arn:aws:iam::111122223333:role/rotated/mailer", False),
+        ("*", False),
+    ],
+)
+def test_users_are_named_or_are_those_below_a_path(
+    template: dict[str, Any], users: str, *, is_one: bool
+) -> None:
+    """A key of any user of the account would be a key of its administrator."""
+    pattern = template["Parameters"]["IamUsers"]["AllowedPattern"]
+
+    assert (re.fullmatch(pattern, users) is not None) is is_one
+
+
+# ---------------------------------------------------------------------------- without a database
+
+
+def test_a_stack_without_a_database_has_nothing_of_it(template: dict[str, Any]) -> None:
+    conditions = template["Conditions"]
+    always = {name for name, each in template["Resources"].items() if "Condition" not in each}
+
+    with_it = {name for name, each in conditions.items() if _is_part_of_a_database(each)}
+
+    assert always == {"Key", "Alerts", "AlertsPolicy"}
+    assert with_it == {"HasAdmin", "HasVpc"}
+    assert template["Parameters"]["DatabaseHost"]["Default"] == ""
+    for name in ("Secret", "AdminSecret", "Rotate", "RotateRole", "RotateReadsAdmin", "Schedule"):
+        assert template["Resources"][name]["Condition"] in {"HasDatabase", *with_it}, name
+
+
+def _is_part_of_a_database(condition: dict[str, Any]) -> bool:
+    return {"Condition": "HasDatabase"} in condition.get("Fn::And", [])
+
+
+@pytest.mark.parametrize(
+    "host,generated,users,is_one",
+    [
+        ("db.example.com", "", "", True),
+        ("", "prod/keys/*", f"{USER}mailer", True),
+        ("db.example.com", "prod/keys/*", f"{USER}mailer", True),
+        ("", "", "", False),
+        ("db.example.com", "", f"{USER}mailer", False),
+    ],
+)
+def test_a_stack_that_would_do_nothing_of_what_is_asked_is_refused(
+    template: dict[str, Any], host: str, generated: str, users: str, *, is_one: bool
+) -> None:
+    parameters = {"DatabaseHost": host, "GeneratedSecrets": generated, "IamUsers": users}
+
+    kept = [
+        _is_true(assertion["Assert"], parameters)
+        for rule in template["Rules"].values()
+        if _is_true(rule.get("RuleCondition", True), parameters)
+        for assertion in rule["Assertions"]
+    ]
+
+    assert all(kept) is is_one
+
+
+def _is_true(said: Any, parameters: dict[str, str]) -> bool:
+    """Evaluate a rule as CloudFormation does."""
+    match said:
+        case {"Fn::Not": [inner]}:
+            return not _is_true(inner, parameters)
+        case {"Fn::And": parts}:
+            return all(_is_true(part, parameters) for part in parts)
+        case {"Fn::Equals": [{"Ref": name}, text]}:
+            return bool(parameters[name] == text)
+    return bool(said)
 
 
 # ---------------------------------------------------------------------------- the secrets

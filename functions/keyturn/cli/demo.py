@@ -14,7 +14,7 @@ import typer
 
 from keyturn.errors import Misconfigured
 from keyturn.local.database import Engine, database
-from keyturn.local.demo_recording import METHOD, Recording, is_good
+from keyturn.local.demo_recording import ACCESS_KEY, METHOD, Recording, is_good
 from keyturn.model import Strategy
 
 if TYPE_CHECKING:
@@ -27,17 +27,21 @@ MOST_ROTATIONS = 9
 INTERRUPTED = 130
 """The exit code that shells give to Ctrl-C."""
 
-_Report = Callable[[Strategy, str, int], None]
+_Report = Callable[[str, str, int], None]
+"""Told of which run it is, what happens next, and how many rotations are done."""
 
 
 def demo(
     engine: Annotated[Engine, typer.Option(help="Which database.")] = Engine.POSTGRES,
     strategy: Annotated[
         Strategy | None,
-        typer.Option(help="Show only this one.", show_default="all that the database offers"),
+        typer.Option(
+            help="Show only this one.",
+            show_default="all that the database offers, and an IAM access key",
+        ),
     ] = None,
     rotations: Annotated[
-        int, typer.Option(min=1, max=MOST_ROTATIONS, help="How many in a row.")
+        int, typer.Option(min=1, max=MOST_ROTATIONS, help="How many in a row; of a key, one.")
     ] = 3,
     out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path(
         "demo-out/index.html"
@@ -48,8 +52,9 @@ def demo(
 ) -> None:
     """Rotate a database password while an application keeps logging in; show what happened.
 
-    The database is real, the rotation function is real, AWS is simulated on this machine. Fails if
-    a rotation does not finish, or if any strategy but single-user refuses a single login.
+    And an access key of an IAM user. The database is real, the rotation function is real, AWS is
+    simulated on this machine. Fails if a rotation does not finish, or if anything but the strategy
+    single-user refuses a single login.
     """
     from rich.console import Console
 
@@ -63,6 +68,8 @@ def demo(
             _record(engine, each, template, rotations, report)
             for each in ([strategy] if strategy else database(engine).STRATEGIES)
         ]
+        if strategy is None:
+            recordings.append(_record_key(template, report))
     _write_page(file, recordings)
     _show(console, recordings, file)
     if not all(map(is_good, recordings)):
@@ -74,32 +81,39 @@ def _record(
 ) -> Recording:
     from keyturn.local.demo import record
 
-    told = partial(report, strategy)
+    told = partial(report, strategy.value)
     return record(engine, strategy, template=template, rotations=rotations, report=told)
+
+
+def _record_key(template: Path, report: _Report) -> Recording:
+    from keyturn.local.demo import record_key
+
+    return record_key(template=template, report=partial(report, ACCESS_KEY))
 
 
 @contextlib.contextmanager
 def _progress(console: Console, rotations: int) -> Iterator[_Report]:
     """Show what happens: moving in a terminal, line by line elsewhere."""
     if not console.is_terminal:
-        yield lambda strategy, text, _: console.print(f"{strategy.value}: {text}")
+        yield lambda run, text, _: console.print(f"{run}: {text}")
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-    tasks: dict[Strategy, TaskID] = {}
+    tasks: dict[str, TaskID] = {}
     with Progress(
         SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.fields[strategy]}", markup=False),
+        TextColumn("{task.fields[run]}", markup=False),
         BarColumn(bar_width=16),
         TextColumn("{task.description}", markup=False),
         console=console,
     ) as shown:
 
-        def report(strategy: Strategy, text: str, done: int) -> None:
-            if strategy not in tasks:
-                named = strategy.value.ljust(max(len(each.value) for each in Strategy))
-                tasks[strategy] = shown.add_task(text, total=rotations, strategy=named)
-            shown.update(tasks[strategy], description=text, completed=done)
+        def report(run: str, text: str, done: int) -> None:
+            if run not in tasks:
+                named = run.ljust(max(len(each.value) for each in Strategy))
+                total = 1 if run == ACCESS_KEY else rotations
+                tasks[run] = shown.add_task(text, total=total, run=named)
+            shown.update(tasks[run], description=text, completed=done)
 
         yield report
 

@@ -7,6 +7,7 @@
     jwks          jwks
     htpasswd      htpasswd
     kinds         fields, and all of them: `read` makes a policy of what somebody has written
+    unminted      no value: the document that a target's first key is minted into
     fingerprint   compares a value with itself
     file          puts one into a file, for a person at a terminal
 

@@ -1,10 +1,11 @@
 """AWS on loopback: moto over the real wire, made faithful where a rotation would notice.
 
-    request -> who calls (`calls`) -> Secrets Manager (`secrets_manager`) -> moto (`patches`)
+    request -> who calls (`calls`, `identities`) -> Secrets Manager (`secrets_manager`)
+            -> moto (`patches`)
 
 `LocalAws` is what `keyturn local up`, the demo and the tests start. Functions are real: the zip
 that was deployed runs in a process of its own (`functions`) and calls back over the wire.
-Nothing is kept: a stop forgets every resource. Signatures are not checked and IAM is not
+Nothing is kept: a stop forgets every resource. Signatures are checked by STS alone and IAM is not
 enforced, so it listens on loopback only and proves nothing about permissions.
 """
 
@@ -30,6 +31,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import make_server
 
 from keyturn.errors import Misconfigured
+from keyturn.local import identities
 from keyturn.local.calls import CLIENT_KEY_ID, CallLog
 from keyturn.local.functions import Functions
 from keyturn.local.patches import applied, moto_patches
@@ -162,7 +164,7 @@ class LocalAws:
         undo.enter_context(applied(moto_patches(functions, endpoint_url)))
         secrets_manager = SecretsManager(functions, self._rotation)
         moto = DomainDispatcherApplication(create_backend_app)
-        application = self.log.recording(secrets_manager.serving(moto))
+        application = self.log.recording(identities.serving(secrets_manager.serving(moto)))
         undo.enter_context(_served(application, listening))
         undo.callback(functions.stop)
         self._endpoint_url, self._functions = endpoint_url, functions

@@ -1,6 +1,7 @@
 """Who logs in during the demo: the application, and the prober.
 
-    application   does what any client does: read what is current, log in with it, SELECT 1
+    application   does what any client does: read what is current, log in with it, SELECT 1;
+                  or ask STS whose key it is
     probe         tries every version that it has seen, current or not, over and over
 
 Both write down what they saw in one `Notebook`. A password lives in a `StoredLogin` only, from
@@ -37,8 +38,8 @@ class StoredLogin:
     """One version's value, as the store gave it.
 
     Attributes:
-        turn: Held while it is tried: of two tries at the same time, nobody could say which the
-            database answered first.
+        turn: Held while it is tried: of two tries at the same time, nobody could say which was
+            answered first.
     """
 
     version_id: str
@@ -52,7 +53,7 @@ class Notebook:
 
     Args:
         secret: The secret's ARN.
-        lets_in: Asks the database whether it accepts a value.
+        lets_in: Asks the database, or whoever it is, whether it accepts a value.
         clock: Seconds since the beginning.
     """
 
@@ -97,7 +98,7 @@ class Notebook:
                 raise
 
     def try_out(self, login: StoredLogin) -> bool:
-        """Ask the database whether it accepts *login*."""
+        """Ask whether *login* is accepted."""
         with login.turn:
             works = self._lets_in(login.value)
             # When the answer is here: the server decides at the very end of a login.

@@ -1,9 +1,9 @@
 """Recordings of the demo as one HTML page: no script, nothing from elsewhere, light and dark.
 
-Per strategy there are two charts: the whole run, and the one rotation in which what was current
+Per run there are two charts: the whole run, and the one rotation in which what was current
 was refused longest. In a chart each version of the secret is a row:
 
-    green bar       the database accepts this login       (refuses it: a thin line)
+    green bar       this login is accepted                (refused: a thin line)
     outline         the store serves it as AWSCURRENT
     red cross       a login of the application failed
 
@@ -71,8 +71,8 @@ def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
     _add(head, "title", "keyturn demo")
     _add(head, "style", _STYLE)
     main = _add(_add(html, "body"), "main")
-    _add(main, "h1", "Who could log in while the password changed")
-    _add(main, "p", _INTRODUCTION.format(_database(recordings)), class_="lead")
+    _add(main, "h1", "Who could log in while the secret changed")
+    _add(main, "p", _introduction(recordings), class_="lead")
     _add_legend(main)
     for recording in recordings:
         _add_run(main, recording)
@@ -82,15 +82,22 @@ def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
     return f"<!DOCTYPE html>\n{ET.tostring(html, encoding='unicode')}\n"
 
 
-_INTRODUCTION = (
-    "keyturn rotated the password of a {} user, again and again, while an application"
-    " kept logging in with whatever the secret store served, and a prober tried every version of"
-    " the secret there ever was."
-)
+def _introduction(recordings: Sequence[Recording]) -> str:
+    key = ", and an access key of an IAM user" if _has_key(recordings) else ""
+    return (
+        f"keyturn rotated the password of a {_database(recordings)} user, again and again{key},"
+        " while an application kept logging in with whatever the secret store served, and a prober"
+        " tried every version of the secret there ever was."
+    )
 
 
 def _database(recordings: Sequence[Recording]) -> str:
-    return recordings[0].database if recordings else "database"
+    named = (each.database for each in recordings if each.strategy is not None)
+    return next(named, "database")
+
+
+def _has_key(recordings: Sequence[Recording]) -> bool:
+    return any(recording.strategy is None for recording in recordings)
 
 
 def _add(parent: ET.Element, tag: str, text: str = "", /, **attributes: str | float) -> ET.Element:
@@ -109,7 +116,7 @@ def _add(parent: ET.Element, tag: str, text: str = "", /, **attributes: str | fl
 
 def _add_run(parent: ET.Element, recording: Recording) -> None:
     section = _add(parent, "section")
-    heading = _add(section, "h2", recording.strategy.value + " ")
+    heading = _add(section, "h2", recording.title + " ")
     lost = refused_logins(recording)
     kind = "bad" if lost else "good"
     badge = f"{lost} of {len(recording.logins)} logins refused"
@@ -125,7 +132,7 @@ def _add_close_ups(parent: ET.Element, recordings: Sequence[Recording]) -> None:
     for recording in recordings:
         for number, rotation in _worth_a_look(recording):
             figure = _add(section, "figure")
-            _add(figure, "figcaption", f"{recording.strategy.value}, rotation {number}")
+            _add(figure, "figcaption", f"{recording.title}, rotation {number}")
             _add_chart(figure, _close_up(recording, rotation))
 
 
@@ -146,9 +153,9 @@ def _add_figures(parent: ET.Element, recordings: Sequence[Recording]) -> None:
     _add(section, "h2", "In figures")
     table = _add(section, "table")
     row = _add(_add(table, "thead"), "tr")
-    _add(row, "th", "Strategy", scope="col")
+    _add(row, "th", "Run", scope="col")
     for recording in recordings:
-        _add(row, "th", recording.strategy.value, scope="col")
+        _add(row, "th", recording.title, scope="col")
     body = _add(table, "tbody")
     for cells in zip(*map(figures, recordings), strict=True):
         row = _add(body, "tr")
@@ -173,8 +180,8 @@ def _add_method(parent: ET.Element, recordings: Sequence[Recording], measured_at
         section,
         "p",
         f"Measured {measured_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by keyturn demo:"
-        f" {_database(recordings)} on this machine, AWS simulated, the rotation function's own"
-        " code.",
+        f" {_database(recordings)} on this machine, AWS simulated (IAM and STS, too), the rotation"
+        " functions' own code.",
     )
 
 
@@ -198,8 +205,8 @@ _FAILED = {"class_": "failed", "d": _CROSS, "transform": "translate(17,13)"}
 _FRESH = {"class_": "fresh", "cx": "17", "cy": "13", "r": "5"}
 _TICKS = {"class_": "tick", "d": "M7,9V17M14,9V17M20,9V17M27,9V17"}
 _LEGEND: list[tuple[str, _Drawing]] = [
-    ("the database accepts this login", [("rect", _YES)]),
-    ("it refuses it", [("line", _NO)]),
+    ("this login is accepted", [("rect", _YES)]),
+    ("it is refused", [("line", _NO)]),
     ("the store serves it (AWSCURRENT)", [("rect", _YES), ("rect", _NOW)]),
     ("served, but refused", [("rect", _GAP), ("line", _NO), ("rect", _NOW)]),
     ("a login failed", [("path", _FAILED)]),
@@ -303,10 +310,10 @@ def _chart(recording: Recording, name: str, shown: Span[float]) -> _Chart:
     """Return an empty chart with its words for those who do not see it."""
     versions = _seen_before(recording, shown.end_s)
     height = float(HEAD + ROW * len(versions) + AXIS)
-    key = f"{recording.strategy.value}-{name}"
+    key = f"{recording.title.replace(' ', '-')}-{name}"
     svg = ET.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img"})
     svg.set("aria-labelledby", f"{key}-title {key}-desc")
-    _add(svg, "title", f"{recording.strategy.value}: which login worked when", id=f"{key}-title")
+    _add(svg, "title", f"{recording.title}: which login worked when", id=f"{key}-title")
     _add(svg, "desc", " ".join(_descriptions(recording)), id=f"{key}-desc")
     plot = _plot(svg, f"{key}-plot", height)
     return _Chart(svg, plot, recording, versions, shown.start_s, shown.end_s, shown.value)

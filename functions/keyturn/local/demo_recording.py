@@ -112,12 +112,13 @@ class Recording:
 
     Attributes:
         database: What was rotated, for people: `PostgreSQL`.
+        strategy: None for an access key, which has none: it is minted.
         wanted: How many rotations there were to be.
         versions: In the order in which they appeared.
     """
 
     database: str
-    strategy: Strategy
+    strategy: Strategy | None
     wanted: int
     length_s: float
     versions: tuple[KnownVersion, ...]
@@ -126,6 +127,15 @@ class Recording:
     looks: tuple[Look, ...]
     tries: tuple[Try, ...]
     logins: tuple[Login, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is called beside others."""
+        return self.strategy.value if self.strategy is not None else ACCESS_KEY
+
+
+ACCESS_KEY = "IAM key"
+"""In the place of a strategy's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +230,10 @@ def figures(recording: Recording) -> list[tuple[str, str]]:
     finished = sum(rotation.finished for rotation in recording.rotations)
     return [
         ("Rotations finished", f"{finished} of {recording.wanted}"),
-        ("Logins by the application", str(len(recording.logins))),
+        ("Logins", str(len(recording.logins))),
         ("Failed logins", str(count(recording, Verdict.FAILED))),
-        ("Logged in after a fresh read", str(count(recording, Verdict.FRESH_READ))),
-        ("Current refused, per rotation", _gap(recording)),
+        ("In after a fresh read", str(count(recording, Verdict.FRESH_READ))),
+        ("Current refused", _gap(recording)),
         *((f"Step {step.value}, median", _median_ms(recording, step)) for step in Step),
         ("Store calls per rotation", _range([r.store_calls for r in recording.rotations])),
     ]
@@ -257,6 +267,12 @@ def verdict(recording: Recording) -> str:
             "No login failed. One user has two passwords at a time: what the store serves goes on"
             " working until the rotation after the next."
         )
+    if recording.strategy is None:
+        return (
+            "No login failed. The new key is served once it has worked three times, a second apart."
+            " The old one goes on working until the next rotation deletes it, an hour later at the"
+            " earliest."
+        )
     return (
         f"{_seen_gap(recording)} One user has one password: from set to finish the database knows"
         " only the new one, and the store still serves the old one. Clients that keep trying with"
@@ -265,10 +281,11 @@ def verdict(recording: Recording) -> str:
 
 
 METHOD = (
-    "A login: read AWSCURRENT from the store, log in with it, SELECT 1. One that is refused is"
-    " tried once more, with a fresh read. It counts as logged in after a fresh read if the store"
-    " served another version by then and that one worked; else it failed. The prober, which tries"
-    " every version all the time, is not counted."
+    "A login: the application reads AWSCURRENT from the store, logs in with it, SELECT 1; with an"
+    " access key, it asks STS whose it is. One that is refused is tried once more, with a fresh"
+    " read. It is in after a fresh read if the store served another version by then and that one"
+    " worked; else it failed. The prober, which tries every version all the time, is not counted."
+    " How long current was refused is the median of the rotations."
 )
 """How the figures are come by."""
 
@@ -282,7 +299,7 @@ def _gap(recording: Recording) -> str:
     if not any(found):
         return "never"
     usual, longest = f"{median(found):.0f}", f"{max(found):.0f}"
-    return f"{usual} ms" if usual == longest else f"{usual} ms (longest {longest})"
+    return f"{usual} ms" if usual == longest else f"{usual} ms (max {longest})"
 
 
 def _seen_gap(recording: Recording) -> str:

@@ -57,11 +57,11 @@ class Cell(Enum):
 
 
 def summary(recordings: Sequence[Recording]) -> Table:
-    """Return the figures, one column per strategy."""
+    """Return the figures, one column per run."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column()
     for recording in recordings:
-        table.add_column(recording.strategy.value, justify="right")
+        table.add_column(recording.title, justify="right")
     for rows in zip(*map(figures, recordings), strict=True):
         table.add_row(rows[0][0], *(value for _, value in rows))
     return table
@@ -70,7 +70,7 @@ def summary(recordings: Sequence[Recording]) -> Table:
 def timeline(recording: Recording, width: int) -> Group:
     """Return what happened to each version, and what it means, in *width* columns."""
     columns = max(1, width - LABEL_WIDTH)
-    title = Text(recording.strategy.value, style="bold")
+    title = Text(recording.title, style="bold")
     conclusion = Text(verdict(recording), style="" if is_good(recording) else "bold red")
     lines = [_line(label, row) for label, row in _rows(recording, columns)]
     return Group(

@@ -116,6 +116,8 @@ def mutated(mutant: Mutant, source: str) -> str:
     if mutant.old == mutant.new:
         raise Rotten("its new text is its old text")
     changed = source.replace(mutant.old, mutant.new)
+    if not mutant.file.endswith(".py"):  # of a template its own tests say that
+        return changed
     try:
         ast.parse(changed)
     except SyntaxError as error:
