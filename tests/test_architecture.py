@@ -25,6 +25,7 @@ CORE = {
     "minted",
     "generate",
     "on_demand",
+    "follow_up",
 }
 """Knows no cloud, no SDK, no environment and no clock."""
 
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strategies": {"model", "errors", "ports"},
     "minted": {"model", "errors", "ports", "rotation"},
     "on_demand": {"model", "errors", "ports"},
+    "follow_up": {"model", "errors", "ports"},
     "shapes": {"errors"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
     "plan": {"model", "errors", "generate", "generators", "shapes"},

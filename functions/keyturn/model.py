@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
+from types import MappingProxyType
 from typing import NewType, NoReturn
 
 SecretRef = NewType("SecretRef", str)
@@ -157,3 +159,68 @@ class Surroundings:
     plaintext_hosts: frozenset[str] = frozenset()
     ca_file: str | None = None
     key_holders: tuple[str, ...] = ()
+
+
+class Happening(StrEnum):
+    """What an alert is about."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    STUCK = "stuck"
+    HELD = "held"
+    RETIRED = "retired"
+
+
+class Severity(StrEnum):
+    """Who should look, and when: nobody, somebody this week, somebody now."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+SEVERITIES: Mapping[Happening, Severity] = MappingProxyType(
+    {
+        Happening.SUCCEEDED: Severity.INFO,
+        Happening.FAILED: Severity.CRITICAL,
+        Happening.ABANDONED: Severity.CRITICAL,
+        Happening.STUCK: Severity.WARNING,
+        Happening.HELD: Severity.WARNING,
+        Happening.RETIRED: Severity.INFO,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One fact that somebody should hear of. Names and ids only, never a value.
+
+    Attributes:
+        version_id: The version that it is about, if there is one.
+        subject: The destination or consumer that it is about; "" for the secret itself.
+        fact: One line, without advice.
+        remedy: One imperative sentence; "" if nothing is to be done.
+        at: When it was seen. Not part of the id.
+        window: Which time this is that the same fact is told, from 0.
+    """
+
+    happening: Happening
+    ref: SecretRef
+    version_id: RotationId | None
+    subject: str
+    fact: str
+    remedy: str
+    at: datetime
+    window: int = 0
+
+    @property
+    def severity(self) -> Severity:
+        """Say who should look."""
+        return SEVERITIES[self.happening]
+
+    @property
+    def id(self) -> str:
+        """Name the fact: the same for the same fact, however often it is sent."""
+        parts = (self.happening, self.ref, self.version_id or "", self.subject, str(self.window))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

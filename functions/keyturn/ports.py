@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from keyturn.model import (
+    Alert,
     Credential,
     Intent,
     IssuedKey,
@@ -515,6 +517,165 @@ class Authority(Protocol):
                 time was left to ask.
             Unreachable: No answer, or the platform is busy with something else.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Which version sits in which slot of a secret, whoever put it there. Identifiers only.
+
+    Attributes:
+        current: The version that readers get; None if the secret has no value yet.
+        pending: None when the slot is empty, and when what it names has been promoted already.
+        previous: What was current before, unless it has been retired.
+        since: Current was promoted then or earlier, never later.
+    """
+
+    current: RotationId | None
+    pending: RotationId | None
+    previous: RotationId | None
+    since: datetime
+
+
+class FollowedStore(Protocol):
+    """A store as a follow-up sees it. It reads all slots, and empties one."""
+
+    def standing(self, ref: SecretRef) -> Standing:
+        """Return what the slots name now.
+
+        Raises:
+            Misconfigured: There is no such secret, or it is being deleted.
+        """
+        ...
+
+    def current(self, ref: SecretRef) -> Version:
+        """See `SecretStore.current`."""
+        ...
+
+    def clear_previous(self, ref: SecretRef, version_id: RotationId) -> None:
+        """Empty the previous slot, if *version_id* holds it. The value itself is kept.
+
+        A compare-and-set: another version in that slot stays. Repeatable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a destination holds, by what it says of itself.
+
+    Attributes:
+        version_id: The version; None if there is nothing, or nothing that we have put there.
+        mark: Names the state that was looked at. It changes with every write.
+    """
+
+    version_id: RotationId | None
+    mark: str
+
+
+class Destination(Protocol):
+    """Keeps a copy of a secret's value, with the id of its version."""
+
+    def name(self) -> str:
+        """Name it in a line, for alerts."""
+        ...
+
+    def holds(self) -> Held:
+        """Look. Reads no value."""
+        ...
+
+    def deliver(self, version: Version, text: Sensitive, seen: Held) -> None:
+        """Put *text*, which renders *version*, in the place of what was *seen* there.
+
+        Raises:
+            Busy: It holds something else by now. Nothing was written.
+        """
+        ...
+
+
+class Pickup(StrEnum):
+    """How far a consumer has followed."""
+
+    UNTOLD = "untold"
+    WAITING = "waiting"
+    FAILED = "failed"
+    FOLLOWED = "followed"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look at a consumer showed.
+
+    Attributes:
+        pickup: Followed only if *all* of it was seen to run with the version, by its content or
+            by the version's own id, never by a status alone. Untold, if nothing shows that it has
+            been told of the version. Failed, if it will not get there by itself.
+        mark: Names the state that was looked at, for a conditional `trigger`.
+        waits_for: What is missing, in a line; "" if nothing is.
+    """
+
+    pickup: Pickup
+    mark: str
+    waits_for: str = ""
+
+
+class Consumer(Protocol):
+    """Runs with the value of a secret and must be made to pick up a new one.
+
+    It reads the value by itself, from the store or from a destination; we never hand it over.
+    """
+
+    def name(self) -> str:
+        """Name it in a line, for alerts."""
+        ...
+
+    def preflight(self) -> None:
+        """Refuse what could never follow: paused, a policy against it, a missing right.
+
+        Writes nothing.
+
+        Raises:
+            Misconfigured: There is no such consumer, or it cannot be made to follow as it is.
+            Denied: We may not do or see what it takes.
+        """
+        ...
+
+    def verify(self, version: Version) -> Sight:
+        """Look whether it runs with *version*. Writes nothing. Asked anew at each look."""
+        ...
+
+    def trigger(self, version_id: RotationId, seen: Sight) -> None:
+        """Tell it of the version, once: it carries the id from then on.
+
+        The id stays on it even if what it runs with is put back. Telling it twice of one version
+        is telling it once. Conditional on *seen*, where it can be.
+
+        Raises:
+            Busy: It has changed since it was *seen*. It was not told.
+        """
+        ...
+
+
+class Notifier(Protocol):
+    """Passes an alert on to whoever listens."""
+
+    def send(self, alert: Alert) -> None:
+        """Send it. The same alert may be sent again; its id is the same then.
+
+        Raises:
+            Unreachable: No answer. It may have been sent.
+            Denied: We may not.
+            Misconfigured: There is nobody of that name to send it to.
+        """
+        ...
+
+
+@runtime_checkable
+class Witness(Protocol):
+    """A `Retiring` target that asks its issuer first, and retires nothing that is still used."""
+
+    def is_witness(self) -> bool:
+        """Be this kind of target. Always true."""
         ...
 
 

@@ -9,17 +9,31 @@ the process before or after any of them, lose a reply, or let another worker run
     MemoryDatabase    a `PasswordEngine` with logins, owners and memberships
     MemoryPlatform    an `Authority` over one of its logins, which takes its time
     MemoryIssuer      a `KeyIssuer` whose lists are late, and whose keys are refused at first
+    MemoryConsumer    a `Consumer` that takes its time, never follows, or goes back
+    MemoryNotifier    a `Notifier` that keeps what it was sent
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
 
-from keyturn.errors import Busy, Denied, Drifted, Misconfigured, NotYetAccepted, Unreachable
+from keyturn.errors import (
+    Busy,
+    Denied,
+    Drifted,
+    KeyturnError,
+    Misconfigured,
+    NotYetAccepted,
+    Unreachable,
+)
 from keyturn.model import (
+    Alert,
     Credential,
     Intent,
     IssuedKey,
@@ -29,12 +43,19 @@ from keyturn.model import (
     Snapshot,
     Version,
 )
+from keyturn.ports import Pickup, Sight, Standing
+
+T = TypeVar("T")
 
 REF = SecretRef("fake/secret")
 
 
 class Crash(BaseException):
     """The process died. Not an Exception: no handler may swallow it."""
+
+
+class Postponed(BaseException):
+    """Raised by an `Interruption` before a write: its effect comes later, by `World.land`."""
 
 
 class FakeClock:
@@ -68,6 +89,23 @@ class World:
     before: Interruption = _carry_on
     after: Interruption = _carry_on
     calls: list[str] = field(default_factory=list)
+    in_flight: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
+
+    def write(self, name: str, effect: Callable[[], T]) -> T:
+        """Stand for one external call whose effect may come late."""
+        try:
+            with self.call(name):
+                return effect()
+        except Postponed:
+            self.in_flight.append((name, effect))
+            raise Unreachable("no answer", remedy="") from None
+
+    def land(self) -> None:
+        """Let come what is under way; nobody hears what it is answered."""
+        effects, self.in_flight = self.in_flight, []
+        for _, effect in effects:
+            with suppress(KeyturnError):
+                effect()
 
     @contextmanager
     def call(self, name: str) -> Iterator[None]:
@@ -115,6 +153,29 @@ class LabelledStore(_Intents):
         self.labels: dict[str, RotationId] = {}
         self._put(RotationId("v0"), first)
         self.labels["current"] = RotationId("v0")
+        self.promoted_at = world.clock.now()
+
+    def standing(self, ref: SecretRef) -> Standing:
+        """See `FollowedStore.standing`."""
+        del ref
+        with self._world.call("store.describe"):
+            current, pending = self.labels.get("current"), self.labels.get("pending")
+            return Standing(
+                current,
+                pending if pending != current else None,
+                self.labels.get("previous"),
+                self.promoted_at,
+            )
+
+    def clear_previous(self, ref: SecretRef, version_id: RotationId) -> None:
+        """See `FollowedStore.clear_previous`."""
+        del ref
+
+        def clear() -> None:
+            if self.labels.get("previous") == version_id:
+                del self.labels["previous"]
+
+        self._world.write("store.clear", clear)
 
     def begin(self, rotation_id: RotationId) -> None:
         """Label a new, empty version pending, as the service does before it calls anybody."""
@@ -193,6 +254,7 @@ class LabelledStore(_Intents):
                 raise Busy("current moved", remedy="")
             self.labels["previous"] = self.labels["current"]
             self.labels["current"] = rotation_id
+            self.promoted_at = self._world.clock.now()
 
     def _put(self, rotation_id: RotationId, credential: Credential) -> None:
         self.versions.pop(rotation_id, None)
@@ -416,10 +478,12 @@ class _MemorySession:
         return (self._accounts[self._user].acts_as or self._user) == owner
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
-        with self._world.call("database.set"):
+        def change() -> None:
             self._require_own(principal)
             self._accounts[principal].password = secret.reveal()
             self._accounts[principal].second = None
+
+        self._world.write("database.set", change)
 
     def check_dual(self, principal: str) -> None:
         with self._world.call("database.check"):
@@ -563,3 +627,141 @@ class MemoryIssuer:
 
     def _is_right(self, key: Key, credential: Credential) -> bool:
         return key.is_active and Sensitive(key.secret) == credential.secret
+
+
+class Mood(StrEnum):
+    """What a `MemoryConsumer` does when it is told of a version."""
+
+    FOLLOWS = "follows"
+    NEVER = "never refreshes"
+    OLD_MOUNT = "restarts onto the old mount"
+    REVERTED = "is put back from outside"
+    LIES = "says that it follows, and does not"
+
+
+_FIRST = RotationId("v0")
+
+
+@dataclass
+class MemoryConsumer:
+    """A `Consumer` that reads anew when it is told to, *lag* later; and then does what its mood is.
+
+    Attributes:
+        reads: What it would get, if it read now.
+        runs: The version that it logs in with.
+        status: The version that it says it runs with.
+        told: The version that it was told of last.
+        relapses: How long after it was told it goes back, in the moods that do.
+        restarts: How often it read anew, by version.
+        sights: When it was looked at, for which version, and whether it followed.
+        refuses: What its preflight raises.
+    """
+
+    world: World
+    called: str
+    reads: Callable[[], RotationId]
+    lag: timedelta = timedelta(minutes=3)
+    mood: Mood = Mood.FOLLOWS
+    relapses: timedelta = timedelta(minutes=7)
+    runs: RotationId = _FIRST
+    status: RotationId = _FIRST
+    told: RotationId | None = None
+    restarts: Counter[RotationId] = field(default_factory=Counter)
+    sights: list[tuple[datetime, RotationId, bool]] = field(default_factory=list)
+    refuses: KeyturnError | None = None
+    revision: int = 0
+    _agenda: list[tuple[datetime, Callable[[], None]]] = field(default_factory=list)
+
+    def name(self) -> str:
+        """See `Consumer.name`."""
+        return self.called
+
+    def preflight(self) -> None:
+        """See `Consumer.preflight`."""
+        with self.world.call("consumer.preflight"):
+            if self.refuses is not None:
+                raise self.refuses
+
+    def verify(self, version: Version) -> Sight:
+        """See `Consumer.verify`. Looks at what it runs with, not at what it says."""
+        with self.world.call("consumer.verify"):
+            self.pass_time()
+            is_followed = self.runs == version.rotation_id
+            self.sights.append((self.world.clock.now(), version.rotation_id, is_followed))
+            if is_followed:
+                return Sight(Pickup.FOLLOWED, str(self.revision))
+            is_told = self.told == version.rotation_id
+            pickup = Pickup.WAITING if is_told else Pickup.UNTOLD
+            return Sight(pickup, str(self.revision), f"it runs with {self.runs}")
+
+    def trigger(self, version_id: RotationId, seen: Sight) -> None:
+        """See `Consumer.trigger`."""
+
+        def tell() -> None:
+            if self.told == version_id:
+                return
+            if seen.mark != str(self.revision):
+                raise Busy("it has changed", remedy="")
+            self.told = version_id
+            self.revision += 1
+            self.restarts[version_id] += 1
+            self._plan()
+
+        self.world.write("consumer.trigger", tell)
+
+    def mend(self) -> None:
+        """Be restarted by a person, onto what is to be read now."""
+        self._agenda.clear()
+        self.mood = Mood.FOLLOWS
+        self.runs = self.status = self.reads()
+        self.revision += 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether it will still change by itself."""
+        return bool(self._agenda)
+
+    def relapse(self, version_id: RotationId) -> None:
+        """Go back to an earlier version, as after a restart onto a mount that is old."""
+        self.pass_time()
+        self.runs = version_id
+        self.revision += 1
+
+    def pass_time(self) -> None:
+        """Let happen what is due."""
+        now = self.world.clock.now()
+        due = [each for each in self._agenda if each[0] <= now]
+        self._agenda = [each for each in self._agenda if each[0] > now]
+        for _, happen in due:
+            happen()
+
+    def _plan(self) -> None:
+        now, before = self.world.clock.now(), self.runs
+
+        def read() -> None:
+            self.runs = self.status = self.reads()
+            self.revision += 1
+
+        self._agenda.clear()
+        if self.mood is Mood.LIES:
+            self.status = self.reads()
+        elif self.mood is not Mood.NEVER:
+            self._agenda.append((now + self.lag, read))
+        if self.mood in {Mood.OLD_MOUNT, Mood.REVERTED}:
+            self._agenda.append((now + self.relapses, lambda: self.relapse(before)))
+
+
+class MemoryNotifier:
+    """A `Notifier`.
+
+    Attributes:
+        alerts: What it was sent, in order.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.alerts: list[Alert] = []
+
+    def send(self, alert: Alert) -> None:
+        """See `Notifier.send`."""
+        self._world.write("notifier.send", lambda: self.alerts.append(alert))

@@ -29,6 +29,7 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from keyturn.testing import followed, pickup
 from keyturn.testing.bench import Bench, Laboratory
 from keyturn.testing.explorer import CONFIGURATIONS, deviations_of, explore
 from keyturn.testing.explorer import table as explorer_table
@@ -244,6 +245,28 @@ def schedules(options: argparse.Namespace, console: Console) -> bool:
     return all(counts.is_clean for counts in explored)
 
 
+def follow_up(options: argparse.Namespace, console: Console) -> bool:
+    """Break the follow-up at every call, and simulate pickups; tell whether both are clean."""
+    every = list(followed.scenarios())[:: options.every]
+    tally = followed.Tally()
+    with _progress(console, "follow-up, every call broken", len(every)) as advance:
+        for scenario in every:
+            tally.add(scenario, followed.play(scenario))
+            advance()
+    console.print(followed.table(tally), markup=False, highlight=False)
+    with _progress(console, "pickups", len(pickup.Policy)) as advance:
+        tallies = []
+        for policy in pickup.Policy:
+            tallies.append(pickup.simulate(policy, PICKUPS))
+            advance()
+    console.print(pickup.table(tallies), markup=False, highlight=False)
+    return not (tally.violations or tallies[0].failed or tallies[0].wrong)
+
+
+PICKUPS = 1000
+"""Rotations under each policy."""
+
+
 def mutants(options: argparse.Namespace, console: Console) -> bool:
     """Plant every mistake, and see each killed. In a process that has not imported our code."""
     del options, console
@@ -275,6 +298,7 @@ PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": sweep,
     "load": load_test,
     "schedules": schedules,
+    "follow-up": follow_up,
     "mutants": mutants,
     "properties": properties,
     "uniformity": uniformity,

@@ -1,0 +1,93 @@
+"""The follow-up, broken at its every call; and who is cut off, by policy.
+
+All of it is `make proof`; here a sample, the same every time.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from keyturn.follow_up import FollowUp, Report, Sighting
+from keyturn.model import Version
+from keyturn.ports import Standing
+from keyturn.testing import followed, pickup
+from keyturn.testing.followed import Fault, Meanwhile, Scenario, play, sample, sweep
+
+
+def test_no_promise_is_broken_at_any_call() -> None:
+    tally = sweep(sample(250, "a sample"))
+
+    assert tally.examples == {}
+    assert set(tally.faults) == set(Fault)
+
+
+def test_two_sweeps_are_one() -> None:
+    assert sweep(sample(20, "seed")) == sweep(sample(20, "seed"))
+
+
+class Forgetful(FollowUp):
+    """Writes what it read at the beginning of the look."""
+
+    def _require_current(self, version: Version) -> None:
+        del version
+
+
+class Quick(FollowUp):
+    """Retires at the first look."""
+
+    def _is_second(self, sighting: Sighting | None, standing: Standing) -> bool:
+        del sighting, standing
+        return True
+
+
+class Careless(FollowUp):
+    """Asks nobody whether a consumer has followed."""
+
+    def _doubts(self, version: Version, report: Report) -> list[str]:  # type: ignore[override]
+        del version, report
+        return []
+
+
+@pytest.mark.parametrize(
+    "mistake,promise", [(Forgetful, "back"), (Quick, "no evidence"), (Careless, "no evidence")]
+)
+def test_a_mistake_is_found(mistake: type[FollowUp], promise: str) -> None:
+    """The sweep has teeth."""
+    chosen = [each for each in followed.scenarios() if each.fault is Fault.NONE]
+
+    assert sweep(chosen, mistake).violations[promise]
+
+
+def test_what_arrives_after_another_rotation_is_counted_and_mended() -> None:
+    """Databases fence it off; the one in memory does not."""
+    call = followed.calls_of(relapses=False).index("database.set") + 1
+    late = Scenario(
+        relapses=False, call=call, name="database.set", fault=Fault.LATE, meanwhile=Meanwhile.NEWER
+    )
+
+    scene = play(late)
+
+    assert scene.was_overtaken
+    assert scene.violations == set()
+
+
+def test_evidence_cuts_nobody_off() -> None:
+    """50 rotations; 1,000 in the proof."""
+    tally = pickup.simulate(pickup.Policy.EVIDENCE, 50)
+
+    assert (tally.failed, tally.wrong, tally.kept) == (0, 0, 0)
+    assert len(tally.lives) == 10
+
+
+@pytest.mark.parametrize(
+    "policy", [each for each in pickup.Policy if each is not pickup.Policy.EVIDENCE]
+)
+def test_any_other_policy_does(policy: pickup.Policy) -> None:
+    """One look too few is enough."""
+    assert pickup.simulate(policy, 50).failed
+
+
+def test_the_table_has_a_line_per_policy() -> None:
+    lines = pickup.table([pickup.simulate(each, 5) for each in pickup.Policy]).splitlines()
+
+    assert [line.split("  ")[0] for line in lines[1:]] == list(pickup.Policy)
