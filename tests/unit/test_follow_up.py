@@ -35,19 +35,32 @@ from keyturn.strategies import DualPassword, SingleUser
 from keyturn.testing.fakes import (
     REF,
     Account,
+    Copy,
     Interruption,
     LabelledStore,
     MemoryConsumer,
     MemoryDatabase,
+    MemoryDestination,
     MemoryNotifier,
     Mood,
     World,
 )
-from keyturn.testing.followed import Shelf
 
 GRACE = timedelta(hours=1)
 VERIFIED = Retirement(When.VERIFIED, GRACE)
 V0, V1, V2 = map(RotationId, ("v0", "v1", "v2"))
+
+
+class Shelf(MemoryDestination):
+    """One that holds the first version."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.write(Copy(V0, Sensitive("first")))
+
+    @property
+    def version_id(self) -> RotationId | None:
+        return self.history[-1].version_id
 
 
 class Secret:
@@ -58,7 +71,7 @@ class Secret:
         self.store = LabelledStore(self.world, Credential("app", Sensitive("first")))
         self.database = MemoryDatabase(self.world, {"app": Account("first")})
         self.target: Target = DualPassword(self.database, self._fresh)
-        self.shelves = [Shelf(self.world, f"shelf {n}", V0) for n in range(1, shelves + 1)]
+        self.shelves = [Shelf(self.world, f"shelf {n}") for n in range(1, shelves + 1)]
         self.consumer = MemoryConsumer(self.world, "api", self._served)
         self.refreshes: Sequence[Refresh] = [Refresh(self.consumer)]
         self.notifier = MemoryNotifier(self.world)
@@ -136,25 +149,25 @@ class TestDelivery:
         report = secret.look()
 
         assert secret.shelves[0].version_id == V1
-        assert secret.shelves[0].text == secret.store.serves().credential.secret
+        assert secret.shelves[0].history[-1].text == secret.store.serves().credential.secret
         assert _line(report, Part.DESTINATION).state is State.DONE
 
     def test_what_holds_it_already_is_not_written(self, secret: Secret) -> None:
         secret.look()
         secret.look()
 
-        assert secret.shelves[0].writes == 1
+        assert len(secret.shelves[0].history) == 2
 
     def test_the_store_is_asked_again_right_before_each_write(self, secret: Secret) -> None:
         """Between the first read and the write another rotation may have finished."""
         secret.look()
 
-        written = secret.world.calls.index("destination.deliver")
-        assert secret.world.calls[written - 2 : written] == ["destination.holds", "store.read"]
+        written = secret.world.calls.index("destination.write")
+        assert secret.world.calls[written - 2 : written] == ["destination.look", "store.read"]
 
     def test_what_is_no_longer_current_is_not_delivered(self, secret: Secret) -> None:
         def overtake(_: int, name: str) -> None:
-            if name == "destination.holds":
+            if name == "destination.look":
                 secret.world.before = lambda *_: None
                 secret.rotate(V2)
 
@@ -167,7 +180,7 @@ class TestDelivery:
 
     def test_one_that_fails_does_not_keep_the_others_from_it(self) -> None:
         secret = Secret(shelves=2)
-        secret.world.before = _failing("destination.deliver", times=1)
+        secret.world.before = _failing("destination.write", times=1)
 
         report = secret.look()
 
@@ -178,7 +191,7 @@ class TestDelivery:
     def test_nobody_is_told_before_every_copy_is_there(self) -> None:
         """It would read the old value, and is told once only."""
         secret = Secret(shelves=2)
-        secret.world.before = _failing("destination.deliver", times=1)
+        secret.world.before = _failing("destination.write", times=1)
 
         report = secret.look()
 
@@ -321,8 +334,8 @@ class TestRetirement:
     def test_a_destination_that_lacks_it_keeps_it(self, secret: Secret) -> None:
         sighting = secret.wait_for_grace()
         secret.pass_time(LOOKS_APART)
-        secret.shelves[0].version_id = None
-        secret.world.before = _failing("destination.deliver")
+        secret.shelves[0].write(Copy(None, Sensitive("somebody else's")))
+        secret.world.before = _failing("destination.write")
 
         secret.look(sighting)
 
@@ -525,7 +538,7 @@ class TestStatus:
 
         report = secret.follow_up().status()
 
-        touching = ("deliver", "trigger", "set", "clear", "send")
+        touching = ("write", "trigger", "set", "clear", "send")
         assert [c for c in secret.world.calls if c.endswith(touching)] == []
         assert [(line.part, line.state) for line in report.lines] == [
             (Part.DESTINATION, State.WAITING),

@@ -11,6 +11,7 @@ the process before or after any of them, lose a reply, or let another worker run
     MemoryIssuer      a `KeyIssuer` whose lists are late, and whose keys are refused at first
     MemoryConsumer    a `Consumer` that takes its time, never follows, or goes back
     MemoryNotifier    a `Notifier` that keeps what it was sent
+    MemoryDestination a `Destination` that remembers whatever it has held
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from keyturn.model import (
     Snapshot,
     Version,
 )
-from keyturn.ports import Pickup, Sight, Standing
+from keyturn.ports import Held, Pickup, Sight, Standing
 
 T = TypeVar("T")
 
@@ -765,3 +766,64 @@ class MemoryNotifier:
     def send(self, alert: Alert) -> None:
         """See `Notifier.send`."""
         self._world.write("notifier.send", lambda: self.alerts.append(alert))
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a `MemoryDestination` holds, or has held. Somebody else's has no version."""
+
+    version_id: RotationId | None
+    text: Sensitive
+
+
+class MemoryDestination:
+    """A `Destination`. Takes up to 4,096 characters. A write is one call, with its condition.
+
+    Attributes:
+        history: Every copy that it has held, the present one last.
+        is_down: It gives no answer.
+    """
+
+    LIMIT = 4_096
+
+    def __init__(self, world: World, name: str = "memory://copy") -> None:
+        self._world = world
+        self._name = name
+        self.history: list[Copy] = []
+        self.is_down = False
+
+    def name(self) -> str:
+        """See `Destination.name`."""
+        return self._name
+
+    def holds(self) -> Held:
+        """See `Destination.holds`."""
+        with self._world.call("destination.look"):
+            self._require_answer()
+            return self._held()
+
+    def deliver(self, version: Version, text: Sensitive, seen: Held) -> None:
+        """See `Destination.deliver`."""
+        if len(text.reveal()) > self.LIMIT:
+            raise Misconfigured(f"{self._name} takes {self.LIMIT} bytes", remedy="")
+
+        def put() -> None:
+            self._require_answer()
+            if self._held().mark == seen.mark:
+                self.write(Copy(version.rotation_id, text))
+            elif self._held().version_id != version.rotation_id:
+                raise Busy(f"{self._name}: something else was written", remedy="")
+
+        self._world.write("destination.write", put)
+
+    def write(self, copy: Copy) -> None:
+        """Write, as somebody else may, without counting as a call."""
+        self.history.append(copy)
+
+    def _held(self) -> Held:
+        newest = self.history[-1].version_id if self.history else None
+        return Held(newest, str(len(self.history)))
+
+    def _require_answer(self) -> None:
+        if self.is_down:
+            raise Unreachable("the destination is down", remedy="")

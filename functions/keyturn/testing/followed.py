@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from keyturn.errors import Busy, KeyturnError, Unreachable
+from keyturn.errors import KeyturnError, Unreachable
 from keyturn.follow_up import (
     LOOKS_APART,
     SWEEP_EVERY,
@@ -44,16 +44,17 @@ from keyturn.follow_up import (
     When,
 )
 from keyturn.model import Credential, Happening, RotationId, Sensitive, Step, Version
-from keyturn.ports import Held
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword
 from keyturn.testing.fakes import (
     REF,
     Account,
+    Copy,
     Crash,
     LabelledStore,
     MemoryConsumer,
     MemoryDatabase,
+    MemoryDestination,
     MemoryNotifier,
     Postponed,
     World,
@@ -64,37 +65,6 @@ PROMISES = (*("never current", "back", "told twice", "no evidence", "refused", "
 LOOKS = 60
 """After so many, a follow-up is stuck."""
 FOLLOW_UP = type[FollowUp]
-
-
-@dataclass
-class Shelf:
-    """A `Destination`. Compares before it writes."""
-
-    world: World
-    called: str
-    version_id: RotationId | None = None
-    text: Sensitive | None = None
-    writes: int = 0
-
-    def name(self) -> str:
-        """See `Destination.name`."""
-        return self.called
-
-    def holds(self) -> Held:
-        """See `Destination.holds`."""
-        with self.world.call("destination.holds"):
-            return Held(self.version_id, str(self.writes))
-
-    def deliver(self, version: Version, text: Sensitive, seen: Held) -> None:
-        """See `Destination.deliver`."""
-
-        def put() -> None:
-            if seen.mark != str(self.writes):
-                raise Busy("it has changed", remedy="")
-            self.version_id, self.text = version.rotation_id, text
-            self.writes += 1
-
-        self.world.write("destination.deliver", put)
 
 
 class Scene:
@@ -117,7 +87,9 @@ class Scene:
         self.store = LabelledStore(self.world, first)
         self.database = MemoryDatabase(self.world, {"app": Account("first")})
         self.target = DualPassword(self.database, self._fresh)
-        self.shelves = [Shelf(self.world, f"shelf {n}", RotationId("v0")) for n in (1, 2)]
+        self.shelves = [MemoryDestination(self.world, f"shelf {n}") for n in (1, 2)]
+        for shelf in self.shelves:
+            shelf.write(Copy(RotationId("v0"), first.secret))
         self.consumers = [
             MemoryConsumer(self.world, "from the store", self._served),
             MemoryConsumer(self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)),
@@ -125,7 +97,6 @@ class Scene:
         self.notifier = MemoryNotifier(self.world)
         self.messages: list[tuple[datetime, Sighting]] = []
         self.currents = [RotationId("v0")]
-        self._held: dict[str, int] = {}
         self._accepted = self._accepts()
         self._is_rotating = self._is_landing = False
         self._pending: RotationId | None = None
@@ -245,7 +216,7 @@ class Scene:
     def check_end(self) -> None:
         """Look whether it is the end that it should be."""
         current = self.store.serves().rotation_id
-        if any(shelf.version_id != current for shelf in self.shelves):
+        if any(shelf.history[-1].version_id != current for shelf in self.shelves):
             self.violations.add("stuck")
         if any(consumer.runs != current for consumer in self.consumers):
             self.violations.add("stuck")
@@ -257,14 +228,15 @@ class Scene:
         if self.currents[-2] not in told:
             self.violations.add("untold")
 
-    def _check_shelf(self, shelf: Shelf) -> None:
-        if shelf.version_id not in self.currents:
+    def _check_shelf(self, shelf: MemoryDestination) -> None:
+        held = [copy.version_id for copy in shelf.history]
+        if not set(held) <= {*self.currents}:
             self.violations.add("never current")
-            return
-        position = self.currents.index(shelf.version_id)
-        if position < self._held.get(shelf.called, 0):
+        elif held != sorted(held, key=self._order):
             self.violations.add("back")
-        self._held[shelf.called] = position
+
+    def _order(self, version_id: RotationId | None) -> int:
+        return self.currents.index(version_id) if version_id else -1
 
     def _check_retirement(self, gone: frozenset[str]) -> None:
         if any(self._secret_of(consumer.runs) in gone for consumer in self.consumers):
@@ -314,7 +286,7 @@ class Scene:
         return self.store.serves().rotation_id
 
     def _shelved(self) -> RotationId:
-        return self.shelves[0].version_id or RotationId("")
+        return self.shelves[0].history[-1].version_id or RotationId("")
 
     def _accepts(self) -> frozenset[str]:
         account = self.database.accounts["app"]
@@ -365,7 +337,7 @@ class Landing(StrEnum):
 
 
 WRITES = {
-    *("destination.deliver", "consumer.trigger", "database.set", "store.clear", "notifier.send"),
+    *("destination.write", "consumer.trigger", "database.set", "store.clear", "notifier.send"),
 }
 
 
