@@ -537,6 +537,7 @@ class Standing:
     since: datetime
 
 
+@runtime_checkable
 class FollowedStore(Protocol):
     """A store as a follow-up sees it. It reads all slots, and empties one."""
 

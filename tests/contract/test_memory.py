@@ -11,6 +11,7 @@ import pytest
 
 from keyturn.errors import Unreachable
 from keyturn.model import Credential, Sensitive
+from keyturn.notifiers import wording
 from keyturn.ports import Generate, Target
 from keyturn.strategies import (
     AlternatingUsers,
@@ -25,6 +26,8 @@ from keyturn.testing.contracts import (
     Depot,
     DestinationContract,
     DualContract,
+    Listener,
+    NotifierContract,
     Office,
     OneSlotContract,
     PlatformContract,
@@ -36,6 +39,7 @@ from keyturn.testing.fakes import (
     Copy,
     MemoryDatabase,
     MemoryDestination,
+    MemoryNotifier,
     MemoryPlatform,
     World,
 )
@@ -158,3 +162,17 @@ class TestMemoryDestination(DestinationContract):
             place.outage,
             place.lose_reply,
         )
+
+
+class TestMemoryNotifier(NotifierContract):
+    """One that keeps what it was sent."""
+
+    @pytest.fixture
+    def listener(self) -> Listener:
+        notifier = MemoryNotifier(World())
+
+        def heard() -> list[dict[str, str]]:
+            alerts, notifier.alerts = notifier.alerts, []
+            return [wording.fields(each) for each in alerts]
+
+        return Listener(notifier, heard)

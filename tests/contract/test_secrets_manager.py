@@ -18,7 +18,12 @@ from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.model import RotationId, SecretRef, Sensitive, Snapshot
 from keyturn.stores.secrets_manager import SecretsManager
-from keyturn.testing.contracts import FIRST, KeyStoreContract, Shelf, rotation_id
+from keyturn.testing.contracts import (
+    FIRST,
+    FollowedStoreContract,
+    Shelf,
+    rotation_id,
+)
 from keyturn.testing.faults import Moment, Proxy, Verdict
 
 if TYPE_CHECKING:
@@ -100,7 +105,7 @@ def room(aws: LocalAws) -> Iterator[Callable[..., Room]]:
         yield lambda value=FIRST: Room(aws, proxy, value)
 
 
-class TestSecretsManager(KeyStoreContract):
+class TestSecretsManager(FollowedStoreContract):
     """The labelled shape."""
 
     @pytest.fixture

@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from keyturn.model import RotationId, SecretRef
 from keyturn.stores.secrets_manager import SecretsManager
-from keyturn.testing.contracts import FIRST, KeyStoreContract, Shelf
+from keyturn.testing.contracts import FIRST, FollowedStoreContract, Shelf
 from keyturn.testing.fakes import FakeClock
 from keyturn.testing.strict_secrets_manager import Mismatch, StrictSecretsManager, Undocumented
 
@@ -142,7 +142,7 @@ def room(house: Callable[[Undocumented], House], way: Undocumented) -> Room:
     return Room(house(way))
 
 
-class TestStrictSecretsManager(KeyStoreContract):
+class TestStrictSecretsManager(FollowedStoreContract):
     """The labelled shape, as strictly as the service has it."""
 
     @pytest.fixture

@@ -277,6 +277,7 @@ class SecretsManager:
             self._move(secret, stage, to)
         else:
             secret.versions[source]["version_stages"].remove(stage)
+        secret.last_changed_date = time.time()
         return {"ARN": secret.arn, "Name": secret.name}
 
     def _move(self, secret: Any, stage: str, to: str) -> None:

@@ -13,7 +13,7 @@ rotation is ever written: a foreign version would abandon it (RotationAbandoned)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from keyturn import document
 from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Snapshot, Version
-from keyturn.ports import Found
+from keyturn.ports import Found, Standing
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -45,13 +45,21 @@ PERMISSIONS = (
 KEY_PERMISSIONS = ("secretsmanager:TagResource", "secretsmanager:UntagResource")
 """Besides, where keys are minted; on tags that begin with `INTENT` only."""
 
+FOLLOW_UP_PERMISSIONS = (
+    "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue",
+    "secretsmanager:UpdateSecretVersionStage",
+    "kms:Decrypt",
+)
+"""What a follow-up's role needs instead; the labels of AWSPREVIOUS only."""
+
 INTENT = "keyturn:intent:"
 """How the names of our tags begin."""
 
 TAG_MAX_CHARACTERS = 256
 """Longest value of a tag (API_Tag)."""
 
-CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
+CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 
 SECRET_MAX_BYTES = 65_536
 """Longest SecretString (API_PutSecretValue)."""
@@ -69,7 +77,7 @@ _GONE_MEANWHILE: dict[str, GetSecretValueResponseTypeDef | None] = {
 
 
 class SecretsManager:
-    """A `KeyStore`.
+    """A `KeyStore`, and a `FollowedStore`.
 
     Args:
         client: A boto3 client, with time-outs.
@@ -256,12 +264,28 @@ class SecretsManager:
             "UntagResource", ref, lambda: self._client.untag_resource(SecretId=ref, TagKeys=keys)
         )
 
-    def _slots(self, ref: SecretRef) -> Snapshot:
+    def standing(self, ref: SecretRef) -> Standing:
+        """See `FollowedStore.standing`. LastChangedDate: "modified in any way", so no earlier."""
         described = self._describe(ref)
-        labels = described.get("VersionIdsToStages", {})
-        holder = {label: RotationId(v) for v, held in labels.items() for label in held}
-        current, pending = holder.get(CURRENT), holder.get(PENDING)
-        return Snapshot(current, pending if pending != current else None)
+        holder = _holders(described)
+        slots = _snapshot(holder)
+        since = described["LastChangedDate"]
+        return Standing(slots.current, slots.pending, holder.get(PREVIOUS), since)
+
+    def clear_previous(self, ref: SecretRef, version_id: RotationId) -> None:
+        """See `FollowedStore.clear_previous`."""
+        ask_aws(
+            "UpdateSecretVersionStage",
+            ref,
+            lambda: self._client.update_secret_version_stage(
+                SecretId=ref, VersionStage=PREVIOUS, RemoveFromVersionId=version_id
+            ),
+            # The label is on another version by now, or on none.
+            answers=dict.fromkeys(("InvalidParameterException", "InvalidRequestException")),
+        )
+
+    def _slots(self, ref: SecretRef) -> Snapshot:
+        return _snapshot(_holders(self._describe(ref)))
 
     def _describe(self, ref: SecretRef) -> DescribeSecretResponseTypeDef:
         described = ask_aws(
@@ -336,6 +360,16 @@ class SecretsManager:
         if self._rotation_token is None:
             return {}
         return {"RotationToken": self._rotation_token.reveal()}
+
+
+def _holders(described: DescribeSecretResponseTypeDef) -> dict[str, RotationId]:
+    labels = described.get("VersionIdsToStages", {})
+    return {label: RotationId(v) for v, held in labels.items() for label in held}
+
+
+def _snapshot(holder: Mapping[str, RotationId]) -> Snapshot:
+    current, pending = holder.get(CURRENT), holder.get(PENDING)
+    return Snapshot(current, pending if pending != current else None)
 
 
 def _require_fit(ref: SecretRef, text: str) -> None:

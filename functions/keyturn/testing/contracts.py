@@ -29,13 +29,24 @@ from keyturn.errors import (
     Unreachable,
 )
 from keyturn.minted import MintedKeys, Place
-from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Version
+from keyturn.model import (
+    Alert,
+    Credential,
+    Happening,
+    Intent,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Version,
+)
 from keyturn.ports import (
     Authority,
     Destination,
+    FollowedStore,
     Held,
     KeyIssuer,
     KeyStore,
+    Notifier,
     Pending,
     Retiring,
     SecretStore,
@@ -750,6 +761,162 @@ class Depot:
     values_read: Callable[[], int]
     outage: Callable[[], AbstractContextManager[None]]
     lose_reply: Callable[[], AbstractContextManager[None]]
+
+
+class FollowedStoreContract(KeyStoreContract):
+    """What holds besides of a store that is followed. A subclass provides the fixture *shelf*."""
+
+    def test_all_slots_are_seen(self, shelf: Shelf) -> None:
+        """Whoever asks: a follow-up has no rotation of its own."""
+        store, first = self._followed(shelf), shelf.store.current(shelf.ref).rotation_id
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+        self._stage(shelf, "b", "newer")
+
+        standing = store.standing(shelf.ref)
+
+        assert (standing.current, standing.previous) == (rotation_id("a"), first)
+        assert standing.pending == rotation_id("b")
+
+    def test_what_was_promoted_pends_no_more(self, shelf: Shelf) -> None:
+        """Whether the store leaves its mark there or not."""
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+
+        assert self._followed(shelf).standing(shelf.ref).pending is None
+
+    def test_a_promotion_is_no_younger_than_it_says(self, shelf: Shelf) -> None:
+        """A grace that is counted from it has passed when it seems to."""
+        self._stage(shelf, "a", "made")
+        before = self._followed(shelf).standing(shelf.ref).since
+        self._promote(shelf, "a")
+
+        since = self._followed(shelf).standing(shelf.ref).since
+
+        assert since >= before
+        assert since.utcoffset() is not None
+
+    def test_previous_is_emptied_once_and_alone(self, shelf: Shelf) -> None:
+        """Repeatable; and another version in that slot stays."""
+        store, first = self._followed(shelf), shelf.store.current(shelf.ref).rotation_id
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+        before = dict(shelf.labels())
+        store.clear_previous(shelf.ref, rotation_id("b"))
+        assert dict(shelf.labels()) == before
+
+        for _ in range(2):
+            store.clear_previous(shelf.ref, first)
+
+        assert store.standing(shelf.ref).previous is None
+        del before["previous"]
+        assert dict(shelf.labels()) == before
+        kept = [version.rotation_id for version in shelf.store.kept(shelf.ref)]
+        assert set(kept) == {first, rotation_id("a")}
+
+    def test_a_lost_reply_to_it_is_no_failure(self, shelf: Shelf) -> None:
+        """An SDK repeats the call, the service refuses that; it was done all the same."""
+        store, first = self._followed(shelf), shelf.store.current(shelf.ref).rotation_id
+        self._stage(shelf, "a", "made")
+        self._promote(shelf, "a")
+
+        with shelf.lose_reply(), suppress(Unreachable):
+            store.clear_previous(shelf.ref, first)
+
+        assert store.standing(shelf.ref).previous is None
+
+    def _followed(self, shelf: Shelf) -> FollowedStore:
+        store: object = shelf.store
+        assert isinstance(store, FollowedStore)
+        return store
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A notifier under contract, and who listens to it.
+
+    Attributes:
+        heard: Returns what was heard since it was last asked: the named texts of each alert.
+        nobody: A notifier whose address nobody has; None if there can be no such address.
+        outage: While it is entered, there is no answer; None if there always is.
+    """
+
+    notifier: Notifier
+    heard: Callable[[], list[dict[str, str]]]
+    nobody: Notifier | None = None
+    outage: Callable[[], AbstractContextManager[None]] | None = None
+
+
+class NotifierContract:
+    """A subclass provides the fixture *listener*."""
+
+    def test_all_of_an_alert_is_heard(self, listener: Listener) -> None:
+        """What it is about, how bad it is, and what to do."""
+        listener.notifier.send(alert())
+
+        assert listener.heard() == [
+            {
+                "id": alert().id,
+                "happening": "stuck",
+                "severity": "warning",
+                "secret": alert().ref,
+                "version": rotation_id("a"),
+                "subject": "deployment orders/api",
+                "fact": "has not followed: 2 of 3 pods are old",
+                "remedy": "See what keeps it.",
+                "at": "2030-01-01T00:00:00+00:00",
+            }
+        ]
+
+    def test_the_same_alert_has_the_same_id(self, listener: Listener) -> None:
+        """Whoever listens may drop it."""
+        listener.notifier.send(alert())
+        listener.notifier.send(replace(alert(), at=MADE_AT + timedelta(minutes=5)))
+
+        assert {heard["id"] for heard in listener.heard()} == {alert().id}
+
+    def test_every_happening_is_heard(self, listener: Listener) -> None:
+        """Each with its own id and severity."""
+        for happening in Happening:
+            listener.notifier.send(replace(alert(), happening=happening))
+
+        heard = listener.heard()
+        assert {each["happening"] for each in heard} == set(Happening)
+        assert len({each["id"] for each in heard}) == len(Happening)
+
+    def test_words_may_be_of_any_script(self, listener: Listener) -> None:
+        """A person has named the consumer, and another has written what it says."""
+        listener.notifier.send(replace(alert(), subject="b\u00fcro", fact="\u201cno\u201d\nwhy"))
+
+        [heard] = listener.heard()
+        assert (heard["subject"], heard["fact"]) == ("b\u00fcro", "\u201cno\u201d\nwhy")
+
+    def test_no_listener_is_misconfigured(self, listener: Listener) -> None:
+        """It stays so until the plan is mended."""
+        if listener.nobody is None:
+            return
+        with pytest.raises((Misconfigured, Unreachable)):
+            listener.nobody.send(alert())
+
+    def test_an_unanswered_alert_is_unreachable(self, listener: Listener) -> None:
+        """It may be sent again."""
+        if listener.outage is None:
+            return
+        with listener.outage(), pytest.raises(Unreachable):
+            listener.notifier.send(alert())
+
+
+def alert() -> Alert:
+    """Return one."""
+    return Alert(
+        Happening.STUCK,
+        SecretRef("arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/orders/db-Ab12Cd"),
+        rotation_id("a"),
+        "deployment orders/api",
+        "has not followed: 2 of 3 pods are old",
+        "See what keeps it.",
+        MADE_AT,
+    )
 
 
 class DestinationContract:

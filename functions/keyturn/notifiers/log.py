@@ -1,0 +1,32 @@
+"""Alerts to the function's own log, one line each. Always on: it cannot be misconfigured."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from keyturn.model import Alert, Severity
+from keyturn.notifiers import wording
+
+PERMISSIONS: tuple[str, ...] = ()
+"""None but the function's own, to write its log."""
+
+SCHEME = "log"
+"""Its whole address."""
+
+_LEVELS = {Severity.INFO: "INFO", Severity.WARNING: "WARNING", Severity.CRITICAL: "ERROR"}
+
+
+class Log:
+    """A `Notifier`. Writes to whatever standard output is at that moment."""
+
+    def send(self, alert: Alert) -> None:
+        """See `Notifier.send`."""
+        line = {
+            "level": _LEVELS[alert.severity],
+            "message": "alert",
+            "service": "keyturn",
+            **wording.fields(alert),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
