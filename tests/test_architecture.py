@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "on_demand": {"model", "errors", "ports"},
     "follow_up": {"model", "errors", "ports"},
     "shapes": {"errors"},
+    "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
     "plan": {"model", "errors", "generate", "generators", "shapes"},
     "boundary": {"model", "errors", "ports", "document"},
@@ -55,6 +56,7 @@ BANNED_IMPORTS = {"os", "time", "random", "socket", "logging"}
 REVEALERS = (
     *("stores", "targets", "authorities", "destinations", "testing", "local"),
     "generators",  # the next value is made from the whole of the one before
+    "rendering",  # a copy is another form of the same value
 )
 MAY_READ_ENVIRONMENT = {"wiring", "local", "testing", "cli"}
 
