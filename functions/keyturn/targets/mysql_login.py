@@ -267,6 +267,7 @@ def _trouble(place: Place, error: Exception, *, is_late: bool) -> Trouble:
 
 
 REFUSED = 1045
+TWICE_IN_HISTORY = 1062
 NOT_PRIVILEGED = 1227
 TOO_LATE = 1231
 _TLS_FAILED, _IN_CLEAR = -1, -2
@@ -317,7 +318,11 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     1213: (Unreachable, "deadlock with another session", _WAIT),
     1226: (Unreachable, "the user's limit is used up", "Wait an hour, or raise its limit."),
     1227: (Denied, "a privilege is missing", _GRANT),
-    1231: (Busy, "too late", "Nothing: this worker stalled. A retry or a newer one follows."),
+    1231: (
+        Busy,
+        "too late, or another worker is at it",
+        "Nothing: this worker stalled, or a newer one is quicker. A retry follows.",
+    ),
     1251: (Unsupported, "wants an outdated way to log in", "Give the user another plug-in."),
     1290: (
         Misconfigured,
