@@ -215,8 +215,9 @@ class _Session:
         adding = self._identify(accounts, secret, retain=True)
         trouble = self._try_both(principal, keeping, adding)
         if trouble is not None and self._must_show(principal, trouble):
+            # With a history of passwords, not at all: keep is in it, and so is refused.
             keeping, adding = self._in_clear(keep), self._in_clear(secret, retain=True)
-            trouble = self._try_both(principal, keeping, adding)
+            trouble = self._try(_altered(*keeping, *adding))
         if trouble is not None:
             raise trouble.ours
 

@@ -285,6 +285,7 @@ _POLICY = (
     "Change the plan's password rules to what the server's policy wants, cancel this rotation and"
     " start a new one: the same value is refused for ever."
 )
+_HISTORY = "Let an admin rotate the user, or lift PASSWORD HISTORY and REUSE INTERVAL from it."
 _WRITER = "Use the writer's endpoint as host: this server is a read-only replica."
 
 _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
@@ -301,6 +302,7 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     REFUSED: (Denied, "a privilege is missing", _GRANT),
     1049: (Misconfigured, "no such database", "Correct `dbname` in the secret."),
     1053: (Unreachable, "shutting down", _WAIT),
+    TWICE_IN_HISTORY: (Misconfigured, "its policy notes every password", _HISTORY),
     1129: (Denied, "host is blocked", "Find what fails, then run FLUSH HOSTS on the server."),
     1130: (Denied, "no account for this host", "Create the user for the function's address."),
     1133: (Drifted, "no such user", "Create the user, or correct `username` in the secret."),
@@ -368,7 +370,7 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     3638: (
         Misconfigured,
         "its policy refuses a password used before",
-        "Let an admin rotate the user, or lift PASSWORD HISTORY and REUSE INTERVAL from it.",
+        _HISTORY,
     ),
     3878: (Misconfigured, "the current password is empty", "Give the user a password first."),
     3892: (
