@@ -45,7 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shapes": {"errors"},
     "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
-    "plan": {"model", "errors", "generate", "generators", "shapes"},
+    "plan": {
+        *("model", "errors", "generate", "generators", "shapes"),
+        *("follow_up", "rendering"),  # what follows, as values
+    },
     "boundary": {"model", "errors", "ports", "document"},
     "adapter": {"model", "errors", "ports", "document", "boundary"},
 }

@@ -19,7 +19,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -29,11 +30,13 @@ import yaml
 
 from keyturn import generate
 from keyturn.errors import Misconfigured
+from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.generate import PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.policy import Policy
 from keyturn.generators.text import AnyCharset, Exclude, Length, Require
 from keyturn.model import Strategy
+from keyturn.rendering import Form, Rendering
 from keyturn.shapes import (
     Place,
     Shape,
@@ -48,8 +51,28 @@ from keyturn.shapes import (
 
 
 @dataclass(frozen=True, slots=True)
+class S3Copy:
+    """A sealed copy as an object in S3."""
+
+    bucket: str
+    key: str
+    kms_key: str
+    rendering: Rendering
+
+
+@dataclass(frozen=True, slots=True)
+class SsmCopy:
+    """A copy as a SecureString in Parameter Store."""
+
+    name: str
+    kms_key: str
+    may_be_advanced: bool
+    rendering: Rendering
+
+
+@dataclass(frozen=True, slots=True)
 class SecretPlan:
-    """How one secret is rotated.
+    """How one secret is rotated, and what follows.
 
     Attributes:
         strategy: Who gets the new password.
@@ -60,6 +83,8 @@ class SecretPlan:
         authority: The ARN of what sets the password in place of a login, if something does.
         generate: What is generated, where the value is nobody's login.
         failed_logins: How many logins of the secret's own user may fail in a rotation.
+        deliver: Where copies of it go.
+        retirement: When the old credential dies.
     """
 
     strategy: Strategy
@@ -70,13 +95,25 @@ class SecretPlan:
     authority: str | None = None
     generate: Policy | None = None
     failed_logins: int | None = None
+    deliver: tuple[S3Copy | SsmCopy, ...] = ()
+    retirement: Retirement = field(default_factory=Retirement)
+
+    @property
+    def is_followed(self) -> bool:
+        """Tell whether anything follows a rotation."""
+        return bool(self.deliver) or self.retirement.when is not When.NEVER
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a plan file says."""
+    """All that a plan file says.
+
+    Attributes:
+        alerts: The addresses of those who are told.
+    """
 
     secrets: Mapping[str, SecretPlan]
+    alerts: tuple[str, ...] = ()
 
     def for_secret(self, name: str) -> SecretPlan | None:
         """Return what is planned for the secret of that name; None if it is not in the plan."""
@@ -99,6 +136,89 @@ class PasswordShape(Shape, frozen=True, kw_only=True):
     require: Require = _DEFAULT.require
 
 
+_KmsKey = Annotated[
+    _Name, msgspec.Meta(description="Id, ARN or alias of the KMS key that encrypts the copy.")
+]
+_Form = Annotated[
+    Literal["json", "dotenv", "url", "pgpass", "value"],
+    msgspec.Meta(description="What the copy looks like: the document itself, unless said so."),
+]
+_Member = Annotated[
+    _Name, msgspec.Meta(description="With `form: value`: the member that is the copy.")
+]
+_Prefix = Annotated[
+    _Name, msgspec.Meta(description="With `form: dotenv`: stands before each name.")
+]
+
+
+class S3Shape(Shape, frozen=True, kw_only=True):
+    """An object in S3, sealed with KMS before it is sent."""
+
+    bucket: Annotated[_Name, msgspec.Meta(description="The bucket's name.")]
+    key: Annotated[_Name, msgspec.Meta(description="The object's key.")]
+    kms_key: _KmsKey
+    form: _Form = "json"
+    member: _Member | msgspec.UnsetType = msgspec.UNSET
+    prefix: _Prefix | msgspec.UnsetType = msgspec.UNSET
+
+
+class SsmShape(Shape, frozen=True, kw_only=True):
+    """A SecureString in Parameter Store."""
+
+    name: Annotated[_Name, msgspec.Meta(description="The parameter's name.")]
+    kms_key: _KmsKey
+    tier: Annotated[
+        Literal["standard", "advanced"],
+        msgspec.Meta(description="Up to 4,096 bytes; or up to 8,192, which costs money."),
+    ] = "standard"
+    form: _Form = "json"
+    member: _Member | msgspec.UnsetType = msgspec.UNSET
+    prefix: _Prefix | msgspec.UnsetType = msgspec.UNSET
+
+
+class DeliverShape(Shape, frozen=True, kw_only=True):
+    """One destination: exactly one of these."""
+
+    s3: (
+        Annotated[S3Shape, msgspec.Meta(description="An object in S3, sealed before it is sent.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    ssm: (
+        Annotated[SsmShape, msgspec.Meta(description="A SecureString in Parameter Store.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+
+
+_Duration = Annotated[
+    str,
+    msgspec.Meta(
+        description="A whole number of minutes, hours or days, such as 30m, 1h, 7d.",
+        extra_json_schema={"pattern": "^[1-9][0-9]{0,4}[mhd]$"},
+    ),
+]
+
+
+class RetireShape(Shape, frozen=True, kw_only=True):
+    """When the old credential dies: on evidence, and after a while."""
+
+    when: Annotated[
+        Literal["verified", "never"],
+        msgspec.Meta(description="When it is verified that nobody needs it, or never."),
+    ]
+    grace: _Duration = "1h"
+    deadline: _Duration = "7d"
+    at_deadline: Annotated[
+        Literal["hold", "force"],
+        msgspec.Meta(description="Without evidence by then: tell and keep it, or end it."),
+    ] = "hold"
+
+
+_Deliver = Annotated[
+    tuple[DeliverShape, ...], msgspec.Meta(description="Where copies go after each rotation.")
+]
+_Retire = Annotated[RetireShape, msgspec.Meta(description="When the old credential dies.")]
+
+
 class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
     """What every strategy has."""
 
@@ -109,6 +229,7 @@ class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
             " classes, unless said otherwise."
         ),
     ] = msgspec.field(default_factory=PasswordShape)
+    deliver: _Deliver | msgspec.UnsetType = msgspec.UNSET
 
 
 _FailedLogins = Annotated[
@@ -165,6 +286,7 @@ class DualPasswordShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.DU
     """One login holds two passwords at a time; the admin sets them, or the login itself."""
 
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
+    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -185,6 +307,7 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
+    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
 
 
 class GenerateShape(
@@ -193,6 +316,7 @@ class GenerateShape(
     """No login: the value is generated, and keeps what verifiers need of the one before."""
 
     generate: Annotated[kinds.AnyPolicy, msgspec.Meta(description="What to make.")]
+    deliver: _Deliver | msgspec.UnsetType = msgspec.UNSET
 
 
 _AnySecret = SingleUserShape | DualPasswordShape | AlternatingUsersShape | AutoShape | GenerateShape
@@ -206,6 +330,15 @@ _SHAPES: Mapping[str, type[_AnySecret]] = {
 _COMPLETEST_FIRST = (AlternatingUsersShape, *_SHAPES.values())
 
 
+class DefaultsShape(Shape, frozen=True, kw_only=True):
+    """What holds for all secrets."""
+
+    alerts: Annotated[
+        tuple[_Name, ...],
+        msgspec.Meta(description="Who is told: `sns:` and an ARN, `eventbridge:` and a bus."),
+    ] = ()
+
+
 class PlanShape(Shape, frozen=True, kw_only=True):
     """Which secrets keyturn rotates, and how."""
 
@@ -216,6 +349,9 @@ class PlanShape(Shape, frozen=True, kw_only=True):
         dict[str, _AnySecret],
         msgspec.Meta(description="By the name that the secret has in its store."),
     ]
+    defaults: Annotated[DefaultsShape, msgspec.Meta(description="What holds for all secrets.")] = (
+        msgspec.field(default_factory=DefaultsShape)
+    )
 
 
 def load(path: Path) -> Plan:
@@ -243,12 +379,18 @@ def parse(text: str, *, source: str) -> Plan:
     if top.get("version", 1) != 1:
         raise refusal(root.at("version"), "is not 1", _FIXES["version"])
     require_keys(top, PlanShape, root, _FIXES)
+    if "defaults" in top:
+        at = root.at("defaults")
+        require_keys(mapping(top["defaults"], at, _FIXES["defaults"]), DefaultsShape, at, _FIXES)
     # The secrets are read one by one, so that a refusal can name the secret.
-    shaped({**top, "secrets": {}}, PlanShape, root, _FIXES)
+    read = shaped({**top, "secrets": {}}, PlanShape, root, _FIXES)
+    for address in read.defaults.alerts:
+        if not re.fullmatch(_ALERTS, address):
+            raise refusal(root.at("defaults.alerts"), "has no such address", _FIXES["alerts"])
     place = root.at("secrets")
     entries = mapping(top["secrets"], place, _FIXES["secrets"])
     plans = {name: _secret(name, entry, place.at(name)) for name, entry in entries.items()}
-    return Plan(MappingProxyType(plans))
+    return Plan(MappingProxyType(plans), read.defaults.alerts)
 
 
 def schema() -> dict[str, object]:
@@ -274,6 +416,8 @@ def _unindented(tree: object) -> Any:
             return tree
 
 
+_ALERTS = r"sns:arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+|eventbridge:[\w.:/-]+|log"
+
 _FIXES: Mapping[str, str] = {
     "version": "Write `version: 1`; if the plan is for a newer keyturn, install that.",
     "secrets": "Write `secrets:` and under it the name of each secret with its settings.",
@@ -288,6 +432,24 @@ _FIXES: Mapping[str, str] = {
     " account, such as `failed_logins: 2`.",
     "no limit": "Remove `failed_logins`: an `authority` sets the password in any case.",
     "generate": "Write a mapping, such as `generate: {kind: hmac}`.",
+    "defaults": "Write a mapping, such as `defaults: {alerts: [eventbridge:default]}`.",
+    "alerts": "List addresses, such as `sns:arn:aws:sns:eu-west-1:111122223333:alerts`.",
+    "deliver": "List destinations, such as `- s3: {bucket: .., key: .., kms_key: ..}`.",
+    "s3": "Write a mapping with `bucket`, `key` and `kms_key`.",
+    "ssm": "Write a mapping with `name` and `kms_key`.",
+    "bucket": "Name the bucket.",
+    "key": "Write the object's key.",
+    "kms_key": "Name the KMS key by id, ARN or alias, such as `kms_key: alias/secrets`.",
+    "name": "Write the parameter's name.",
+    "tier": "Write `standard` or `advanced`.",
+    "form": f"Use one of {', '.join(Form)}.",
+    "member": "With `form: value`, and only there, name the member that is the copy.",
+    "prefix": "Write the prefix with `form: dotenv`, or remove it.",
+    "retire": "Write a mapping, such as `retire: {when: verified, grace: 1h}`.",
+    "when": "Write `verified` or `never`.",
+    "grace": "Write a whole number and a unit, such as `grace: 1h`.",
+    "deadline": "Write a whole number and a unit, such as `deadline: 7d`, longer than `grace`.",
+    "at_deadline": "Write `hold` or `force`.",
     **kinds.FIXES,
 }
 
@@ -300,7 +462,10 @@ def _secret(name: str, tree: object, place: Place) -> SecretPlan:
     if shape is GenerateShape:
         policy = PasswordPolicy()
         made = kinds.read(entry["generate"], place.at("generate"))
-        return SecretPlan(Strategy.GENERATE, None, None, None, policy, generate=made)
+        copies = _copies(entry, place)
+        return SecretPlan(
+            Strategy.GENERATE, None, None, None, policy, generate=made, deliver=copies
+        )
     return _login(name, entry, shape, place)
 
 
@@ -310,6 +475,7 @@ def _login(
     if "password" in entry:
         at = place.at("password")
         require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
+    copies, retirement = _copies(entry, place), _retirement(entry, place)
     read = shaped(entry, shape, place, _FIXES)
     policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
@@ -321,6 +487,8 @@ def _login(
         policy,
         _given(read, "authority"),
         failed_logins=_given(read, "failed_logins"),
+        deliver=copies,
+        retirement=retirement,
     )
     _require_logins(planned, name, place)
     return planned
@@ -354,6 +522,85 @@ def _of_another_strategy(key: str, strategy: str, place: Place) -> Misconfigured
         f"is no key of {strategy}",
         f"Remove `{key}`, or choose one of {', '.join(others)}.",
     )
+
+
+# ---------------------------------------------------------------------------- what follows
+
+_COPIES: Mapping[str, type[S3Shape | SsmShape]] = {"s3": S3Shape, "ssm": SsmShape}
+
+
+def _copies(entry: Mapping[str, object], place: Place) -> tuple[S3Copy | SsmCopy, ...]:
+    listed = entry.get("deliver", [])
+    if not isinstance(listed, list):
+        raise refusal(place.at("deliver"), "is not a list", _FIXES["deliver"])
+    copies = tuple(
+        _copy(each, place.at(f"deliver[{number}]")) for number, each in enumerate(listed)
+    )
+    places = [(type(copy), getattr(copy, "bucket", ""), _last(copy)) for copy in copies]
+    if len(set(places)) < len(places):
+        raise refusal(place.at("deliver"), "names one place twice", "Keep one of the two.")
+    return copies
+
+
+def _last(copy: S3Copy | SsmCopy) -> str:
+    return copy.key if isinstance(copy, S3Copy) else copy.name
+
+
+def _copy(tree: object, place: Place) -> S3Copy | SsmCopy:
+    found = mapping(tree, place, _FIXES["deliver"])
+    refuse_unknown(found, tuple(_COPIES), place)
+    if len(found) != 1:
+        raise refusal(place, "is not exactly one destination", _FIXES["deliver"])
+    [(kind, settings)] = found.items()
+    at = place.at(kind)
+    members = mapping(settings, at, _FIXES[kind])
+    require_keys(members, _COPIES[kind], at, _FIXES)
+    read = shaped(members, _COPIES[kind], at, _FIXES)
+    for key in members:
+        if not getattr(read, key):
+            raise refusal(at.at(key), "is an empty name", _FIXES[key])
+    rendering = _rendering(read, at)
+    if isinstance(read, S3Shape):
+        return S3Copy(read.bucket, read.key, read.kms_key, rendering)
+    return SsmCopy(read.name, read.kms_key, read.tier == "advanced", rendering)
+
+
+def _rendering(read: S3Shape | SsmShape, place: Place) -> Rendering:
+    form = Form(read.form)
+    member = "" if read.member is msgspec.UNSET else read.member
+    prefix = "" if read.prefix is msgspec.UNSET else read.prefix
+    if bool(member) is not (form is Form.VALUE):
+        fact = "goes with `form: value` only" if member else "is missing"
+        raise refusal(place.at("member"), fact, _FIXES["member"])
+    if prefix and form is not Form.DOTENV:
+        raise refusal(place.at("prefix"), "goes with `form: dotenv` only", _FIXES["prefix"])
+    return Rendering(form, member, prefix)
+
+
+def _retirement(entry: Mapping[str, object], place: Place) -> Retirement:
+    if "retire" not in entry:
+        return Retirement()
+    at = place.at("retire")
+    members = mapping(entry["retire"], at, _FIXES["retire"])
+    require_keys(members, RetireShape, at, _FIXES)
+    read = shaped(members, RetireShape, at, _FIXES)
+    grace = _duration(read.grace, at.at("grace"), "grace")
+    deadline = _duration(read.deadline, at.at("deadline"), "deadline")
+    if deadline <= grace:
+        raise refusal(at.at("deadline"), "is not longer than `grace`", _FIXES["deadline"])
+    return Retirement(When(read.when), grace, deadline, AtDeadline(read.at_deadline))
+
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def _duration(text: str, place: Place, key: str) -> timedelta:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}[mhd]", text):
+        raise refusal(place, "is no such duration", _FIXES[key])
+    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+
+
+# ---------------------------------------------------------------------------- logins
 
 
 def _require_logins(plan: SecretPlan, name: str, place: Place) -> None:

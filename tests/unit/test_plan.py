@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from textwrap import dedent
@@ -19,10 +20,12 @@ from hypothesis import strategies as st
 
 from keyturn import generate, plan
 from keyturn.errors import Misconfigured
+from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.shared_keys import Hmac
 from keyturn.model import Strategy
+from keyturn.rendering import Form, Rendering
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "plan.md").read_text(encoding="utf-8")
@@ -257,7 +260,9 @@ ASK_MEND = "Mend it there; indent with spaces, never tabs, and quote text with u
 ASK_HALF = "Write the character itself, or its one escape that begins with a capital U."
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
-PAIR_KEYS = "strategy, password, users, owner, admin, authority, failed_logins, generate"
+PAIR_KEYS = (
+    "strategy, password, deliver, users, owner, admin, authority, failed_logins, retire, generate"
+)
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
 NO_SYMBOL = "`require` names symbol, of which `charset` and `exclude` leave no character"
@@ -388,9 +393,9 @@ BAD_KEYS = [
     ("a typo at the top", "verison: 1\n", "verison: is not a key", "Write `version`."),
     (
         "a key of a later format",
-        SINGLE + "defaults: {}\n",
-        "defaults: is not a key",
-        "Remove it; the keys are version, secrets.",
+        SINGLE + "targets: {}\n",
+        "targets: is not a key",
+        "Remove it; the keys are version, secrets, defaults.",
     ),
     (
         "a typo under a secret",
@@ -400,8 +405,8 @@ BAD_KEYS = [
     ),
     (
         "a key that does not exist yet",
-        PAIR + "    deliver: []\n",
-        f"{AT}.deliver: is not a key",
+        PAIR + "    consumers: []\n",
+        f"{AT}.consumers: is not a key",
         f"Remove it; the keys are {PAIR_KEYS}.",
     ),
     (
@@ -776,10 +781,28 @@ BAD_GENERATED = [
     ),
 ]
 
+BAD_FOLLOWED = [
+    (
+        "a bucket without a name",
+        PAIR + "    deliver: [{s3: {key: orders/db, kms_key: alias/secrets}}]\n",
+        f"{AT}.deliver[0].s3: has no `bucket`",
+        "Name the bucket.",
+    ),
+    (
+        "seconds",
+        changed(PAIR, "alternating-users", "dual-password").replace(
+            "    users: [orders_a, orders_b]\n    owner: orders\n", ""
+        )
+        + "    retire: {when: verified, grace: 30s}\n",
+        f"{AT}.retire.grace: is no such duration",
+        "Write a whole number and a unit, such as `grace: 1h`.",
+    ),
+]
+
 BAD = [
     pytest.param(text, f"keyturn.yaml: {fact}", remedy, id=wrong)
     for wrong, text, fact, remedy in chain(
-        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED)
+        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED, BAD_FOLLOWED)
     )
 ]
 
@@ -921,9 +944,11 @@ class TestAFile:
 
 class TestTheGuide:
     def test_has_an_example_that_is_read(self) -> None:
-        (text,) = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, flags=re.DOTALL | re.MULTILINE)
+        text, followed = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, flags=re.DOTALL | re.MULTILINE)
 
         secrets = read(text).secrets
+
+        assert [secret.is_followed for secret in read(followed).secrets.values()] == [True]
 
         assert [secret.strategy for secret in secrets.values()] == [
             Strategy.ALTERNATING_USERS,
@@ -932,10 +957,11 @@ class TestTheGuide:
         assert secrets["prod/orders/db"].password.exclude == "~"
 
     def test_describes_every_key(self) -> None:
-        described = set(re.findall(r"^\| `([a-z_]+)` \|", GUIDE, flags=re.MULTILINE))
+        described = set(re.findall(r"^\| `([a-z0-9_]+)` \|", GUIDE, flags=re.MULTILINE))
         shapes = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
-            *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape),
+            *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape, plan.DualPasswordShape),
+            *(plan.DefaultsShape, plan.DeliverShape, plan.S3Shape, plan.SsmShape, plan.RetireShape),
         )
         keys = set(chain.from_iterable(shape.__struct_fields__ for shape in shapes))
 
@@ -993,7 +1019,9 @@ class TestTheSchema:
         pair, single = definitions()["AlternatingUsersShape"], definitions()["SingleUserShape"]
 
         assert set(pair["required"]) == {"strategy", "users", "admin"}
-        assert set(single["properties"]) == {"strategy", "password", "authority", "failed_logins"}
+        assert set(single["properties"]) == {
+            *("strategy", "password", "authority", "failed_logins", "deliver"),
+        }
 
     def test_has_the_password_defaults_of_the_policy(self) -> None:
         properties = definitions()["PasswordShape"]["properties"]
@@ -1016,3 +1044,100 @@ class TestTheSchema:
 def definitions() -> Mapping[str, Mapping[str, Any]]:
     found: Mapping[str, Mapping[str, Any]] = json.loads(json.dumps(plan.schema()))["$defs"]
     return found
+
+
+# ---------------------------------------------------------------------------- what follows
+
+FOLLOWED = """\
+version: 1
+defaults: {alerts: ["sns:arn:aws:sns:eu-west-1:111122223333:secrets", "eventbridge:default"]}
+secrets:
+  prod/orders/db:
+    strategy: dual-password
+    deliver:
+      - s3: {bucket: copies, key: orders/db, kms_key: alias/secrets}
+      - ssm: {name: /orders, kms_key: alias/secrets, tier: advanced, form: value, member: password}
+    retire: {when: verified, grace: 30m, deadline: 2d, at_deadline: force}
+"""
+
+
+class TestWhatFollows:
+    def test_is_read(self) -> None:
+        found = read(FOLLOWED)
+
+        secret = found.secrets["prod/orders/db"]
+        assert found.alerts == (
+            "sns:arn:aws:sns:eu-west-1:111122223333:secrets",
+            "eventbridge:default",
+        )
+        assert secret.deliver == (
+            plan.S3Copy("copies", "orders/db", "alias/secrets", Rendering()),
+            plan.SsmCopy("/orders", "alias/secrets", True, Rendering(Form.VALUE, "password")),  # noqa: FBT003
+        )
+        assert secret.retirement == Retirement(
+            When.VERIFIED, timedelta(minutes=30), timedelta(days=2), AtDeadline.FORCE
+        )
+        assert secret.is_followed
+
+    def test_is_nothing_unless_it_is_said(self) -> None:
+        """No copy, and no old credential dies."""
+        secret = read(SINGLE).secrets["prod/reports/db"]
+
+        assert (secret.deliver, secret.retirement.when) == ((), When.NEVER)
+        assert not secret.is_followed
+
+    def test_a_generated_value_is_delivered_too(self) -> None:
+        text = """
+            version: 1
+            secrets:
+              s:
+                strategy: generate
+                generate: {kind: hmac}
+                deliver: [{ssm: {name: /s, kms_key: alias/s}}]
+        """
+
+        [copy] = read(dedent(text)).secrets["s"].deliver
+
+        assert copy == plan.SsmCopy("/s", "alias/s", False, Rendering())  # noqa: FBT003
+
+    @pytest.mark.parametrize(
+        "old, new, place, fact",
+        [
+            ("alerts:", "alert:", "defaults.alert", "is not a key"),
+            ("eventbridge:default", "mail:me@example.com", "defaults.alerts", "no such address"),
+            ("sns:arn:aws:sns:", "sns:arn:aws:sqs:", "defaults.alerts", "no such address"),
+            ("- s3:", "- s4:", "deliver[0].s4", "is not a key"),
+            ("- s3:", "- ssm: {}\n        s3:", "deliver[0]", "is not exactly one destination"),
+            ("{bucket: copies, ", "{", "deliver[0].s3", "has no `bucket`"),
+            ("bucket: copies", "bucket: 7", "deliver[0].s3.bucket", "a whole number, not text"),
+            ("bucket: copies", "bucket: ''", "deliver[0].s3.bucket", "is an empty name"),
+            ("tier: advanced", "tier: huge", "deliver[1].ssm.tier", "none of the values"),
+            ("form: value", "form: xml", "deliver[1].ssm.form", "none of the values"),
+            (", member: password", "", "deliver[1].ssm.member", "is missing"),
+            ("form: value, ", "", "deliver[1].ssm.member", "goes with `form: value` only"),
+            ("member: pass", "prefix: A_, member: pass", "deliver[1].ssm.prefix", "dotenv` only"),
+            ("{when: verified, ", "{", "retire", "has no `when`"),
+            ("when: verified", "when: soon", "retire.when", "none of the values"),
+            ("grace: 30m", "grace: 30", "retire.grace", "a whole number, not text"),
+            ("grace: 30m", "grace: 30s", "retire.grace", "is no such duration"),
+            ("grace: 30m", "grace: 0m", "retire.grace", "is no such duration"),
+            ("deadline: 2d", "deadline: 30m", "retire.deadline", "is not longer than `grace`"),
+            ("dual-password", "single-user", "retire", "is no key of single-user"),
+        ],
+    )
+    def test_is_refused_at_its_place(self, old: str, new: str, place: str, fact: str) -> None:
+        assert old in FOLLOWED
+
+        message, remedy = refusal(FOLLOWED.replace(old, new, 1))
+
+        assert place in message
+        assert fact in message
+        assert remedy
+
+    def test_one_place_is_named_once(self) -> None:
+        """Two rotations of a plan's line would overwrite each other's form."""
+        twice = FOLLOWED.replace(
+            "- ssm", "- s3: {bucket: copies, key: orders/db, kms_key: b}\n      - ssm"
+        )
+
+        assert "names one place twice" in refusal(twice)[0]
