@@ -51,6 +51,7 @@ build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibl
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
 	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/Rotate dist/rotate-$(ENGINE).zip
 	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/Generate dist/generate.zip
+	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/FollowUpFunction dist/follow-up-$(ENGINE).zip
 
 .PHONY: lock
 lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade for newer versions)

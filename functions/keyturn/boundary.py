@@ -7,6 +7,7 @@ unknown error is reduced to its type and place, and log records are scrubbed onc
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -14,11 +15,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from keyturn.document import kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
-from keyturn.model import Outcome, RotationId, SecretRef, Sensitive, Step
+from keyturn.model import Happening, Outcome, RotationId, SecretRef, Sensitive, Sighting, Step
 
 T = TypeVar("T")
 
@@ -131,6 +133,133 @@ def generation_event(event: object, *, request_id: str) -> GenerationEvent:
         str(asked["request_id"]),
         _overwrite(event),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUpEvent:
+    """What makes a follow-up look.
+
+    Attributes:
+        ref: At which secret; None for all that the plan has.
+        only: Which of what follows it; none for all.
+        sighting: What the look before has seen, if it asked for this one.
+        happening: What became of a rotation, if it is that.
+        at: When that was.
+        is_asked: Somebody asks for this secret by name, and must hear if there is nothing to do.
+    """
+
+    ref: SecretRef | None
+    only: tuple[str, ...] = ()
+    sighting: Sighting | None = None
+    happening: Happening | None = None
+    at: datetime | None = None
+    is_asked: bool = False
+
+
+LABEL_UPDATED = "Secret Label Updated"
+SERVICE_EVENT = "AWS Service Event via CloudTrail"
+_HAPPENINGS = {
+    "RotationFailed": Happening.FAILED,
+    "RotationAbandoned": Happening.ABANDONED,
+    "RotationSucceeded": None,
+}
+
+
+def follow_up_event(event: object) -> FollowUpEvent:
+    """Read an event of the follow-up: EventBridge's, a schedule's, the queue's or a person's.
+
+    Raises:
+        Misconfigured: Names the key and what is wrong with it.
+    """
+    if not isinstance(event, Mapping):
+        _refuse_event(f"is {kind_of(event)}, not an object", _FOLLOW_UP)
+    if "detail-type" in event:
+        return _service_event(event)
+    if "Records" in event:
+        return _asked(_only_record(event), {"secret", "seen"})
+    if "sweep" in event:
+        if dict(event) != {"sweep": True}:
+            _refuse_event("has a sweep, and that is not true and alone", _FOLLOW_UP)
+        return FollowUpEvent(None)
+    return _asked(event, {"secret", "only"})
+
+
+def look_again(name: str, sighting: Sighting) -> str:
+    """Write the message that `follow_up_event` reads as the record of a queue."""
+    seen = {"version": sighting.version_id, "at": sighting.at.isoformat()}
+    return json.dumps({"secret": name, "seen": seen})
+
+
+_FOLLOW_UP = "Send an event as in events/follow-up; docs/follow-up.md says what it may have."
+
+
+def _service_event(event: Mapping[str, object]) -> FollowUpEvent:
+    kind, detail = event["detail-type"], event.get("detail")
+    if not isinstance(detail, Mapping):
+        _refuse_event("has no detail that is an object", _FOLLOW_UP)
+    if kind == LABEL_UPDATED:
+        resources = event.get("resources")
+        found = resources if isinstance(resources, list) else []
+        for ref in found:
+            if isinstance(ref, str) and _SECRET_ARN.fullmatch(ref):
+                return FollowUpEvent(SecretRef(ref))
+        _refuse_event("names no secret in its resources", _FOLLOW_UP)
+    name = detail.get("eventName")
+    if kind != SERVICE_EVENT or name not in _HAPPENINGS:
+        _refuse_event("is of a kind that a follow-up does not know", _FOLLOW_UP)
+    more = detail.get("additionalEventData")
+    ref = more.get("SecretId") if isinstance(more, Mapping) else None
+    if not isinstance(ref, str):
+        _refuse_event("names no secret in its additionalEventData", _FOLLOW_UP)
+    happening = _HAPPENINGS[str(name)]
+    return FollowUpEvent(SecretRef(ref), happening=happening, at=_time(event.get("time")))
+
+
+def _only_record(event: Mapping[str, object]) -> Mapping[str, object]:
+    records = event["Records"]
+    if not isinstance(records, list) or len(records) != 1 or not isinstance(records[0], Mapping):
+        _refuse_event("has not exactly one record", _FOLLOW_UP)
+    try:
+        body = json.loads(str(records[0].get("body", "")))
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        _refuse_event("has a record whose body is no JSON object", _FOLLOW_UP)
+    return body
+
+
+def _asked(event: Mapping[str, object], known: set[str]) -> FollowUpEvent:
+    for key in event:
+        if key not in known:
+            _refuse_event(f"has the unknown key {str(key)[:40]!a}", _FOLLOW_UP)
+    ref = _required(event, "secret", _FOLLOW_UP)
+    if not is_secret_name(ref) and not _SECRET_ARN.fullmatch(ref):
+        _refuse_event("has a secret that is neither a name nor a full ARN", _FOLLOW_UP)
+    only = event.get("only", [])
+    if not isinstance(only, list) or not all(isinstance(each, str) for each in only):
+        _refuse_event("has an only that is not a list of names", _FOLLOW_UP)
+    is_asked = "seen" not in event
+    return FollowUpEvent(SecretRef(ref), tuple(only), _sighting(event), is_asked=is_asked)
+
+
+def _sighting(event: Mapping[str, object]) -> Sighting | None:
+    seen = event.get("seen")
+    if seen is None:
+        return None
+    version_id = seen.get("version") if isinstance(seen, Mapping) else None
+    if not isinstance(seen, Mapping) or not isinstance(version_id, str):
+        _refuse_event("has a seen that names no version", _FOLLOW_UP)
+    return Sighting(RotationId(version_id), _time(seen.get("at")))
+
+
+def _time(text: object) -> datetime:
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        found = None
+    if found is None or found.utcoffset() is None:
+        _refuse_event("has a time that is none, or in no zone", _FOLLOW_UP)
+    return found
 
 
 def is_secret_name(name: str) -> bool:

@@ -28,7 +28,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from keyturn.errors import Busy, KeyturnError, Misconfigured
-from keyturn.model import Alert, Happening, RotationId, SecretRef, Sensitive, Version
+from keyturn.model import (
+    Alert,
+    Happening,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Sighting,
+    Version,
+)
 from keyturn.ports import (
     Clock,
     Consumer,
@@ -113,14 +121,6 @@ class Course:
     deliveries: Sequence[Delivery] = ()
     refreshes: Sequence[Refresh] = ()
     retirement: Retirement = field(default_factory=Retirement)
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A look that found every consumer running with a version. Ids and a time only."""
-
-    version_id: RotationId
-    at: datetime
 
 
 class Part(StrEnum):

@@ -224,3 +224,11 @@ class Alert:
         """Name the fact: the same for the same fact, however often it is sent."""
         parts = (self.happening, self.ref, self.version_id or "", self.subject, str(self.window))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A look that found every consumer running with a version. Ids and a time only."""
+
+    version_id: RotationId
+    at: datetime

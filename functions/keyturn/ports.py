@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from keyturn.model import (
     Alert,
@@ -36,6 +36,10 @@ Called right before each act: another rotation may have taken over since anythin
 
 Pause = Callable[[float], bool]
 """Waits so many seconds, and returns True; False at once if there is no time left for that."""
+
+
+Clients = Callable[[str, str | None], Any]
+"""Makes a client of a platform's service, with time-outs, for a region; None is our own."""
 
 
 class SecretStore(Protocol):

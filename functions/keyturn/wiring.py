@@ -17,13 +17,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from keyturn import authorities, generate, on_demand, targets
-from keyturn.boundary import GenerationEvent, RotationEvent, secret_name
+from keyturn import authorities, generate, notifiers, on_demand, targets
+from keyturn.boundary import (
+    FollowUpEvent,
+    GenerationEvent,
+    RotationEvent,
+    ask_aws,
+    look_again,
+    secret_name,
+)
 from keyturn.document import Members, MembersOf, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
+from keyturn.follow_up import LOOKS_APART, Course, Delivery, FollowUp, Report, State
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import (
+    Alert,
     Credential,
+    Happening,
     RotationId,
     SecretRef,
     Sensitive,
@@ -33,9 +43,12 @@ from keyturn.model import (
 )
 from keyturn.ports import (
     Authority,
+    Clients,
+    Destination,
     Generate,
     KeyIssuer,
     Minting,
+    Notifier,
     PasswordEngine,
     Pause,
     SecretStore,
@@ -61,7 +74,7 @@ if TYPE_CHECKING:
 
     from keyturn.generators.kinds import AnyPolicy
     from keyturn.generators.unminted import Unminted
-    from keyturn.plan import SecretPlan
+    from keyturn.plan import Plan, S3Copy, SecretPlan, SsmCopy
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
 """Per call to a store. A step makes at most four, so it ends within the function's time."""
@@ -82,6 +95,8 @@ class Settings:
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
         kms_key: What secrets that are made on demand are encrypted with; None for the account's.
+        alerts: Addresses of those who are told, besides the plan's.
+        look_again_queue: The URL of the queue through which a follow-up asks for its second look.
     """
 
     secrets: tuple[str, ...] = ()
@@ -92,6 +107,8 @@ class Settings:
     plan_file: Path | None = None
     strategy: Strategy | None = None
     kms_key: str | None = None
+    alerts: tuple[str, ...] = ()
+    look_again_queue: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -116,6 +133,8 @@ class Settings:
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
             environment.get("KEYTURN_KMS_KEY") or None,
+            _list(environment.get("KEYTURN_ALERTS", "")),
+            environment.get("KEYTURN_LOOK_AGAIN_QUEUE") or None,
         )
 
     def surroundings(self, remaining_s: Callable[[], float]) -> Surroundings:
@@ -126,6 +145,8 @@ class Settings:
 _VARIABLES = {
     "KEYTURN_SECRETS",
     "KEYTURN_ADMIN_SECRETS",
+    "KEYTURN_ALERTS",
+    "KEYTURN_LOOK_AGAIN_QUEUE",
     "KEYTURN_PLAINTEXT_HOSTS",
     "KEYTURN_CA_FILE",
     "KEYTURN_KMS_KEY",
@@ -215,6 +236,221 @@ def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Gen
         event.kind,
         policy.entropy_bits,
         lambda: on_demand.fulfil(order, policy, store, fingerprint),
+    )
+
+
+@dataclass
+class Followed:
+    """What the looks of one event came to.
+
+    Attributes:
+        reports: By the secret's name.
+        errors: What failed, everywhere. All else was done.
+    """
+
+    reports: dict[str, Report] = field(default_factory=dict)
+    errors: list[KeyturnError] = field(default_factory=list)
+
+    def facts(self) -> dict[str, str]:
+        """Return what a caller may know."""
+        waiting = [
+            f"{name}: {line.name or line.part.value}"
+            for name, report in self.reports.items()
+            for line in report.lines
+            if line.state in {State.WAITING, State.FAILED}
+        ]
+        return {"looked_at": str(len(self.reports)), "waiting": "; ".join(waiting)}
+
+
+def follow_up(
+    event: FollowUpEvent, *, environment: Mapping[str, str], remaining_s: Callable[[], float]
+) -> Followed:
+    """Look at what *event* names, or pass on what it tells.
+
+    Raises:
+        Misconfigured: There is no plan, or somebody asks for a secret that nothing follows.
+    """
+    settings = Settings.from_environment(environment)
+    plan = _whole_plan(settings)
+    followed = Followed()
+    told = _notifiers((*plan.alerts, *settings.alerts))
+    if event.happening is not None:
+        _pass_on(event, told, followed)
+        return followed
+    surroundings, client = settings.surroundings(remaining_s), _client()
+    for name in _followed_names(event, plan):
+        if remaining_s() < MARGIN_S:
+            raise Misconfigured(
+                f"no time was left to look at {name}, and at what comes after it in the plan",
+                remedy="Give the function more time, or deploy it twice, each with half the plan.",
+            )
+        try:
+            made = _follow_up(name, plan.secrets[name], settings, surroundings, client, told)
+            report = made.look(event.sighting, event.only)
+            followed.reports[name] = report
+            followed.errors += report.errors
+            if report.sighting is not None:
+                _ask_again(settings.look_again_queue, look_again(name, report.sighting))
+        except KeyturnError as error:
+            followed.errors.append(error)
+    return followed
+
+
+def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str]) -> Report:
+    """Look at what follows the secret of that name, and do nothing.
+
+    For a person at a terminal, with that person's rights.
+    """
+    settings = replace(
+        Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
+    )
+    plan = _whole_plan(settings)
+    [name] = _followed_names(FollowUpEvent(SecretRef(name), is_asked=True), plan)
+    surroundings = settings.surroundings(lambda: EXPLAIN_S)
+    return _follow_up(name, plan.secrets[name], settings, surroundings, _client(), []).status()
+
+
+def _followed_names(event: FollowUpEvent, plan: Plan) -> list[str]:
+    names = [name for name, secret in plan.secrets.items() if secret.is_followed]
+    if event.ref is None:
+        return names
+    name = secret_name(event.ref) if _is_arn(event.ref) else event.ref
+    if name not in names and event.is_asked:
+        raise Misconfigured(
+            f"{name[:200]!a} is no secret that something follows",
+            remedy="Write `deliver` or `retire` for it in the plan.",
+        )
+    return [each for each in names if each == name]
+
+
+def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
+    name: str,
+    plan: SecretPlan,
+    settings: Settings,
+    surroundings: Surroundings,
+    client: SecretsManagerClient,
+    told: list[Notifier],
+) -> FollowUp:
+    ref = SecretRef(name)
+    store = SecretsManager(client, members_of=_kept_as(plan))
+
+    def choose(credential: Credential) -> Target:
+        # A target that mints asks the store what is in use, in the name of what is current.
+        current = store.standing(ref).current or RotationId("")
+        secret = _Secret(ref, plan, current)
+        return _candidates(credential, secret, settings, surroundings, store).chosen()
+
+    deliveries = [_delivery(name, plan, copy) for copy in plan.deliver]
+    course = Course(deliveries, (), plan.retirement)
+    return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=_SystemClock())
+
+
+def _delivery(name: str, plan: SecretPlan, copy: S3Copy | SsmCopy) -> Delivery:
+    # Imported here: a function that delivers nothing does not pay for it.
+    from keyturn.rendering import render
+
+    def rendered(version: Version) -> Sensitive:
+        kept = version.credential
+        stored = kept.document if plan.generate is None else kept.secret
+        return render(stored, copy.rendering, f"{name} version {version.rotation_id}")
+
+    return Delivery(_destination(name, copy), rendered)
+
+
+def _destination(name: str, copy: S3Copy | SsmCopy) -> Destination:
+    from keyturn.plan import S3Copy
+
+    if isinstance(copy, S3Copy):
+        from keyturn.destinations.s3_blob import S3Blob
+
+        return S3Blob(
+            _any_client("s3", None),
+            _any_client("kms", None),
+            bucket=copy.bucket,
+            key=copy.key,
+            kms_key=copy.kms_key,
+            secret=name,
+        )
+    from keyturn.destinations.ssm_parameter import SsmParameter
+
+    return SsmParameter(
+        _any_client("ssm", None),
+        parameter=copy.name,
+        kms_key=copy.kms_key,
+        secret=name,
+        may_be_advanced=copy.may_be_advanced,
+    )
+
+
+def _notifiers(addresses: Iterable[str]) -> list[Notifier]:
+    """Make one for each address; the log is always among them."""
+    known = {module.SCHEME: module for module in _notifier_modules()}
+    made = []
+    for each in dict.fromkeys(("log", *addresses)):
+        scheme, _, address = each.partition(":")
+        if scheme not in known:
+            raise Misconfigured(
+                f"there is no way to alert {each[:200]!a}",
+                remedy=f"Begin the address with one of {', '.join(sorted(known))}.",
+            )
+        made.append(known[scheme].notifier(address, _any_client))
+    return made
+
+
+class _NotifierModule(Protocol):
+    SCHEME: str
+
+    def notifier(self, address: str, clients: Clients) -> Notifier: ...
+
+
+def _notifier_modules() -> list[_NotifierModule]:
+    return [module for module in _modules(notifiers) if hasattr(module, "SCHEME")]
+
+
+_REMEDIES = {
+    Happening.FAILED: "Look at the log of the rotation function: it has the step and the remedy.",
+    Happening.ABANDONED: "Find out who has changed the secret by hand, and rotate it again.",
+}
+
+
+def _pass_on(event: FollowUpEvent, told: Iterable[Notifier], followed: Followed) -> None:
+    """Tell what the service tells of a rotation. The same event has the same id."""
+    happening, at = event.happening, event.at
+    assert happening is not None  # noqa: S101  # the event has both or neither
+    assert at is not None  # noqa: S101
+    fact = "its rotation was abandoned"
+    if happening is Happening.FAILED:
+        fact = "its rotation has failed"
+    alert = Alert(
+        happening,
+        event.ref or SecretRef(""),
+        None,
+        "",
+        fact,
+        _REMEDIES[happening],
+        at,
+        int(at.timestamp()),
+    )
+    for notifier in told:
+        try:
+            notifier.send(alert)
+        except KeyturnError as error:
+            followed.errors.append(error)
+
+
+def _ask_again(queue: str | None, message: str) -> None:
+    """Have this function called again, later. A message that is lost costs a sweep."""
+    if queue is None:
+        raise Misconfigured(
+            "there is no queue for the second look, without which nothing is retired",
+            remedy="Set KEYTURN_LOOK_AGAIN_QUEUE, as the stack does.",
+        )
+    sqs = _any_client("sqs", None)
+    later_s = int(LOOKS_APART.total_seconds())
+    ask_aws(
+        "SendMessage",
+        queue,
+        lambda: sqs.send_message(QueueUrl=queue, MessageBody=message, DelaySeconds=later_s),
     )
 
 
@@ -354,6 +590,17 @@ def _matches(ref: str, patterns: tuple[str, ...]) -> bool:
 
 def _is_arn(name: str) -> bool:
     return name.startswith("arn:")
+
+
+def _whole_plan(settings: Settings) -> Plan:
+    if settings.plan_file is None:
+        raise Misconfigured(
+            "there is no plan, so nothing follows a rotation",
+            remedy="Put a keyturn.yaml beside the function, or name it in KEYTURN_PLAN.",
+        )
+    from keyturn import plan
+
+    return plan.load(settings.plan_file)
 
 
 def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
@@ -642,7 +889,7 @@ def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManage
     known: list[str] = []
     for module in _authority_modules():
         if service == module.SERVICE:
-            return module.authority(_authority_client(service, region), arn, surroundings)
+            return module.authority(_any_client(service, region), arn, surroundings)
         known.append(module.SERVICE)
     raise Unsupported(
         f"there is no authority for the service {service!r}",
@@ -686,7 +933,7 @@ def _client() -> SecretsManagerClient:
     return boto3.client("secretsmanager", config=_config(TRIES))
 
 
-def _authority_client(service: str, region: str) -> Any:
+def _any_client(service: str, region: str | None) -> Any:
     import boto3
 
     make: Any = boto3.client  # whose types know services by their literal names

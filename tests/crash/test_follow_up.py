@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from keyturn.follow_up import FollowUp, Report, Sighting
-from keyturn.model import Version
+from keyturn.follow_up import FollowUp, Report
+from keyturn.model import Sighting, Version
 from keyturn.ports import Standing
 from keyturn.testing import followed, pickup
 from keyturn.testing.followed import Fault, Meanwhile, Scenario, play, sample, sweep

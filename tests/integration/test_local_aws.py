@@ -631,6 +631,21 @@ def test_a_move_of_current_is_told_as_the_service_tells_it(
     }
 
 
+def test_a_rule_with_a_schedule_alone_hears_of_no_event(
+    local: LocalAws, store: SecretsManagerClient, secret: str
+) -> None:
+    """The local cloud has no time of its own: such a rule never fires here."""
+    read = listener(local, {"detail-type": ["Secret Label Updated"]})
+    events = boto3.client("events", **local.settings())
+    (target,) = events.list_targets_by_rule(Rule="listener")["Targets"]
+    events.put_rule(Name="sweep", ScheduleExpression="rate(5 minutes)")
+    events.put_targets(Rule="sweep", Targets=[target])
+
+    store.put_secret_value(SecretId=secret, ClientRequestToken=TOKEN, SecretString="new")
+
+    assert len(read()) == 1
+
+
 # ---------------------------------------------------------------------- rotation
 
 

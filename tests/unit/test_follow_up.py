@@ -24,11 +24,19 @@ from keyturn.follow_up import (
     Refresh,
     Report,
     Retirement,
-    Sighting,
     State,
     When,
 )
-from keyturn.model import Alert, Credential, Happening, RotationId, Sensitive, Severity, Version
+from keyturn.model import (
+    Alert,
+    Credential,
+    Happening,
+    RotationId,
+    Sensitive,
+    Severity,
+    Sighting,
+    Version,
+)
 from keyturn.ports import Pending, Target
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword, SingleUser

@@ -15,6 +15,9 @@ import pytest
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
+from keyturn import follow_up
+from keyturn.destinations import s3_blob, ssm_parameter
+from keyturn.notifiers import eventbridge, sns
 from keyturn.stores import secrets_manager
 from keyturn.targets import iam_access_key, postgres
 
@@ -24,7 +27,10 @@ FUNCTION_ARN = (
     "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}"
     ":function:${AWS::StackName}-rotate"
 )
-RUNTIME_ACTIONS = {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"}
+RUNTIME_ACTIONS = {
+    *("logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"),
+    *("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"),  # from its own queue
+}
 """What a function needs to be a Lambda function; no adapter asks for it."""
 
 
@@ -73,6 +79,11 @@ def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any])
         *secrets_manager.KEY_PERMISSIONS,
         *iam_access_key.PERMISSIONS,
         *postgres.PERMISSIONS,
+        *secrets_manager.FOLLOW_UP_PERMISSIONS,
+        *s3_blob.PERMISSIONS,
+        *ssm_parameter.PERMISSIONS,
+        *sns.PERMISSIONS,
+        *eventbridge.PERMISSIONS,
     }
 
     granted = {
@@ -88,7 +99,7 @@ def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any])
 def test_the_secret_grants_all_of_it_and_only_to_its_own_rotation_function(
     resources: dict[str, Any],
 ) -> None:
-    [statement] = _about(resources, {"Ref": "Secret"})
+    [statement] = _about(_rotating(resources), {"Ref": "Secret"})
 
     assert set(statement["Action"]) == {
         action for action in secrets_manager.PERMISSIONS if action.startswith("secretsmanager:")
@@ -101,15 +112,14 @@ def test_the_secret_grants_all_of_it_and_only_to_its_own_rotation_function(
 
 
 def test_the_admin_secret_can_only_be_read(resources: dict[str, Any]) -> None:
-    [statement] = _about(resources, {"Ref": "AdminSecret"})
-
-    assert _list(statement["Action"]) == ["secretsmanager:GetSecretValue"]
+    for statement in _about(resources, {"Ref": "AdminSecret"}):
+        assert _list(statement["Action"]) == ["secretsmanager:GetSecretValue"]
 
 
 def test_the_key_serves_these_two_secrets_through_secrets_manager_only(
     resources: dict[str, Any],
 ) -> None:
-    statements = _about(resources, {"Fn::GetAtt": ["Key", "Arn"]})
+    statements = _about(_rotating(resources), {"Fn::GetAtt": ["Key", "Arn"]})
 
     seen = {}
     for statement in statements:
@@ -128,7 +138,7 @@ def test_no_action_is_a_wildcard_and_no_resource_but_the_vpcs(resources: dict[st
     for statement in _statements(resources):
         actions = _list(statement["Action"])
         assert not [action for action in actions if "*" in action]
-        if statement["Resource"] == "*":
+        if statement["Resource"] == "*" and actions != ["ssm:DescribeParameters"]:
             assert all(action.startswith("ec2:") for action in actions)
 
 
@@ -140,14 +150,19 @@ def test_the_functions_code_may_not_use_what_lambda_needs_for_the_vpc(
     assert (allow["Effect"], deny["Effect"]) == ("Allow", "Deny")
     assert deny["Action"] == allow["Action"]
     assert deny["Condition"] == {
-        "ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": FUNCTION_ARN}}
+        "ArnEquals": {
+            "lambda:SourceFunctionArn": [
+                {"Fn::Sub": FUNCTION_ARN},
+                {"Fn::Sub": FUNCTION_ARN.replace("-rotate", "-follow-up")},
+            ]
+        }
     }
 
 
 def test_only_this_accounts_secrets_manager_may_call_it(resources: dict[str, Any]) -> None:
     permissions = [
         each["Properties"]
-        for each in resources.values()
+        for each in _rotating(resources).values()
         if each["Type"] == "AWS::Lambda::Permission"
     ]
 
@@ -314,6 +329,89 @@ def test_users_are_named_or_are_those_below_a_path(
     assert (re.fullmatch(pattern, users) is not None) is is_one
 
 
+# ---------------------------------------------------------------------------- what follows
+
+FOLLOWING = {"HasFollowUp", "HasFollowUpAdmin", "HasCopiesBucket", "HasCopiesParameters"}
+
+
+def test_nothing_follows_unless_it_is_asked_for(template: dict[str, Any]) -> None:
+    assert template["Parameters"]["FollowUp"]["Default"] == "false"
+    assert template["Conditions"]["HasFollowUp"]["Fn::And"] == [
+        {"Condition": "HasDatabase"},
+        {"Fn::Equals": [{"Ref": "FollowUp"}, "true"]},
+    ]
+    for condition in FOLLOWING - {"HasFollowUp"}:
+        assert {"Condition": "HasFollowUp"} in template["Conditions"][condition]["Fn::And"]
+    for name, each in template["Resources"].items():
+        if name.startswith(("FollowUp", "LookAgain")):
+            assert each["Condition"] in FOLLOWING, name
+
+
+def test_a_follow_up_may_do_what_its_adapters_declare(resources: dict[str, Any]) -> None:
+    following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
+    granted = {action for each in _allowed(following) for action in _list(each["Action"])}
+
+    assert granted - RUNTIME_ACTIONS == {
+        *secrets_manager.FOLLOW_UP_PERMISSIONS,
+        *s3_blob.PERMISSIONS,
+        *ssm_parameter.PERMISSIONS,
+        *sns.PERMISSIONS,
+        *eventbridge.PERMISSIONS,
+    }
+
+
+def test_a_follow_up_moves_no_label_but_previous(resources: dict[str, Any]) -> None:
+    """Whoever may move AWSCURRENT may roll everybody back."""
+    following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
+    [statement] = [
+        each
+        for each in _allowed(following)
+        if "secretsmanager:UpdateSecretVersionStage" in _list(each["Action"])
+    ]
+
+    assert statement["Condition"] == {
+        "StringEquals": {"secretsmanager:VersionStage": secrets_manager.PREVIOUS}
+    }
+
+
+def test_a_follow_up_uses_the_key_with_a_context_only(resources: dict[str, Any]) -> None:
+    """Of the secret, of the copy, of the parameter, of the topic."""
+    following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
+
+    for statement in _about(following, {"Fn::GetAtt": ["Key", "Arn"]}):
+        named = {name for test in statement["Condition"].values() for name in test}
+        assert any(name.startswith("kms:EncryptionContext:") for name in named), statement["Sid"]
+
+
+def test_a_follow_up_is_started_by_its_own_rules_only(resources: dict[str, Any]) -> None:
+    permissions = {
+        each["SourceArn"]["Fn::GetAtt"][0]
+        for _, each in _of_type(resources, "AWS::Lambda::Permission")
+        if each["FunctionName"] == {"Ref": "FollowUpFunction"}
+    }
+
+    assert permissions == {"FollowUpStarts", "FollowUpSweep"}
+    pattern = resources["FollowUpStarts"]["Properties"]["EventPattern"]
+    assert pattern == {
+        "source": ["aws.secretsmanager"],
+        "detail-type": ["Secret Label Updated"],
+        "resources": [{"Ref": "Secret"}],
+    }
+
+
+def test_the_sweep_is_as_often_as_the_code_thinks(resources: dict[str, Any]) -> None:
+    """Alerts are told within two of them: docs/follow-up.md."""
+    sweep = resources["FollowUpSweep"]["Properties"]
+    queue = resources["LookAgain"]["Properties"]
+
+    minutes = follow_up.SWEEP_EVERY.total_seconds() / 60
+    assert sweep["ScheduleExpression"] == f"rate({minutes:.0f} minutes)"
+    assert json.loads(sweep["Targets"][0]["Input"]) == {"sweep": True}
+    assert queue["MessageRetentionPeriod"] == follow_up.SIGHTING_LASTS.total_seconds()
+    timeout = resources["FollowUpFunction"]["Properties"]["Timeout"]
+    assert queue["VisibilityTimeout"] >= 6 * timeout
+
+
 # ---------------------------------------------------------------------------- without a database
 
 
@@ -324,7 +422,7 @@ def test_a_stack_without_a_database_has_nothing_of_it(template: dict[str, Any]) 
     with_it = {name for name, each in conditions.items() if _is_part_of_a_database(each)}
 
     assert always == {"Key", "Alerts", "AlertsPolicy"}
-    assert with_it == {"HasAdmin", "HasVpc"}
+    assert with_it == {"HasAdmin", "HasFollowUp", "HasVpc"}
     assert template["Parameters"]["DatabaseHost"]["Default"] == ""
     for name in ("Secret", "AdminSecret", "Rotate", "RotateRole", "RotateReadsAdmin", "Schedule"):
         assert template["Resources"][name]["Condition"] in {"HasDatabase", *with_it}, name
@@ -467,7 +565,7 @@ def test_every_parameter_is_documented(template: dict[str, Any]) -> None:
     assert sorted(documented) == sorted(template["Parameters"])
 
 
-@pytest.mark.parametrize("name", ["Rotate", "Generate", "RotateGenerated"])
+@pytest.mark.parametrize("name", ["Rotate", "Generate", "RotateGenerated", "FollowUpFunction"])
 def test_the_handler_is_where_the_template_says(resources: dict[str, Any], name: str) -> None:
     module, _, function = resources[name]["Properties"]["Handler"].rpartition(".")
     source = ROOT / "functions" / f"{module.replace('.', '/')}.py"
@@ -570,6 +668,11 @@ def _statements(resources: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _allowed(resources: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in _statements(resources) if each["Effect"] == "Allow"]
+
+
+def _rotating(resources: dict[str, Any]) -> dict[str, Any]:
+    """Return what is there without a follow-up."""
+    return {n: each for n, each in resources.items() if each.get("Condition") not in FOLLOWING}
 
 
 def _about(resources: dict[str, Any], resource: object) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from keyturn import __version__
-from keyturn.cli import demo, generate, local, plan, rotate, seal, targets
+from keyturn.cli import demo, generate, local, plan, rotate, seal, status, targets
 from keyturn.errors import KeyturnError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(generate.generate)
 app.command("open")(seal.open_)
 app.command()(rotate.rotate)
 app.command()(seal.seal)
+app.command()(status.status)
 app.command()(targets.targets)
 app.add_typer(local.app, name="local")
 app.add_typer(plan.app, name="plan")

@@ -2,7 +2,7 @@
 
     LambdaFunction._invoke_lambda   ran a Docker container
     LambdaFunction.invoke           made asynchronous calls wait
-    Rule.send_to_targets            knew neither Lambda nor SNS
+    Rule.send_to_targets            knew neither Lambda nor SNS, and took schedules for patterns
     parsing.get_model_map           knew no Secret, RotationSchedule, ...
     parsing.get_model_list            the same, for what each calls its name
 
@@ -128,7 +128,9 @@ def _invoke(functions: Functions, original: Any) -> Any:
 
 def _send_to_targets(functions: Functions, original: Any) -> Any:
     def replacement(self: Any, original_event: Any, *rest: Any, **named: Any) -> None:
-        if not self.event_pattern.matches_event(original_event):
+        # A rule with a schedule and no pattern matches no event; to moto it matches every one.
+        has_pattern = bool(self.event_pattern.get_pattern())
+        if not has_pattern or not self.event_pattern.matches_event(original_event):
             return
         ours = [target for target in self.targets if _service(target) in {"lambda", "sns"}]
         for target in ours:

@@ -11,6 +11,7 @@ from keyturn.boundary import ask_aws
 from keyturn.errors import Unreachable
 from keyturn.model import Alert
 from keyturn.notifiers import wording
+from keyturn.ports import Clients, Notifier
 
 PERMISSIONS = ("events:PutEvents",)
 """On the bus."""
@@ -27,6 +28,11 @@ class Events(Protocol):
     def put_events(self, **parameters: object) -> Mapping[str, Any]:
         """PutEvents."""
         ...
+
+
+def notifier(address: str, clients: Clients) -> Notifier:
+    """Make one, for what follows the scheme in an address."""
+    return EventBus(clients("events", _region(address)), address)
 
 
 class EventBus:
@@ -60,3 +66,7 @@ class EventBus:
                 f"{self._bus}: PutEvents refused the event with {code}",
                 remedy="Nothing: it is sent again. If it stays so, look at the bus's policy.",
             )
+
+
+def _region(bus: str) -> str | None:
+    return bus.split(":")[3] if bus.startswith("arn:") else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keyturn.boundary import ask_aws
 from keyturn.model import Alert
 from keyturn.notifiers import wording
+from keyturn.ports import Clients, Notifier
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
@@ -23,6 +24,11 @@ SCHEME = "sns"
 """How its addresses begin; the topic's ARN follows."""
 
 FILTERED_BY = ("happening", "severity", "secret", "id")
+
+
+def notifier(address: str, clients: Clients) -> Notifier:
+    """Make one, for what follows the scheme in an address."""
+    return SnsTopic(clients("sns", address.split(":")[3]), address)
 
 
 class SnsTopic:

@@ -40,10 +40,9 @@ from keyturn.follow_up import (
     FollowUp,
     Refresh,
     Retirement,
-    Sighting,
     When,
 )
-from keyturn.model import Credential, Happening, RotationId, Sensitive, Step, Version
+from keyturn.model import Credential, Happening, RotationId, Sensitive, Sighting, Step, Version
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword
 from keyturn.testing.fakes import (

@@ -27,10 +27,9 @@ from keyturn.follow_up import (
     FollowUp,
     Refresh,
     Retirement,
-    Sighting,
     When,
 )
-from keyturn.model import Credential, Happening, RotationId, Sensitive
+from keyturn.model import Credential, Happening, RotationId, Sensitive, Sighting
 from keyturn.ports import Standing
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword

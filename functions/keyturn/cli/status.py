@@ -1,0 +1,69 @@
+"""`keyturn status`: what has followed the last rotation of a secret, and what waits for what."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyturn.follow_up import Line, Report, State
+
+
+def status(
+    secret: Annotated[str, typer.Argument(help="The secret's name or ARN.")],
+    file: Annotated[Path, typer.Option("--plan", help="The plan.")] = Path("keyturn.yaml"),
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Show each destination, each consumer and the old credential. Changes nothing.
+
+    Uses your own AWS credentials, with which it reads the current version. Ends with 1 if
+    something waits or has failed.
+    """
+    from keyturn import boundary, wiring
+
+    boundary.quiet_sdk_loggers()
+    ours = {key: value for key, value in os.environ.items() if key.startswith("KEYTURN_")}
+    report = wiring.status(secret, plan_file=file, environment=ours)
+    if as_json:
+        typer.echo(json.dumps(_members(secret, report)))
+    else:
+        _show(secret, report)
+    if not all(line.state in {State.DONE, State.KEPT} for line in report.lines):
+        raise typer.Exit(1)
+
+
+def _members(secret: str, report: Report) -> dict[str, object]:
+    lines = [
+        {
+            "part": line.part.value,
+            "name": line.name,
+            "state": line.state.value,
+            "waits_for": line.waits_for,
+            "remedy": line.remedy,
+        }
+        for line in report.lines
+    ]
+    since = report.since.isoformat(timespec="seconds")
+    return {"secret": secret, "version_id": report.version_id, "since": since, "lines": lines}
+
+
+def _show(secret: str, report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    since = f"{report.since:%Y-%m-%d %H:%M} UTC"
+    title = f"{secret}: version {report.version_id}, current since {since} at the latest"
+    table = Table(title=title, title_justify="left")
+    for column in ("what", "state", "waits for"):
+        table.add_column(column, overflow="fold")
+    for line in report.lines:
+        table.add_row(_what(line), line.state.value, f"{line.waits_for} {line.remedy}".strip())
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _what(line: Line) -> str:
+    return f"{line.part.value} {line.name}".strip()
