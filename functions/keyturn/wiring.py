@@ -28,7 +28,6 @@ from keyturn.boundary import (
 )
 from keyturn.document import Members, MembersOf, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
-from keyturn.follow_up import LOOKS_APART, Course, Delivery, FollowUp, Report, State
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import (
     Alert,
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from botocore.config import Config
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+    from keyturn.follow_up import Delivery, FollowUp, Report
     from keyturn.generators.kinds import AnyPolicy
     from keyturn.generators.unminted import Unminted
     from keyturn.plan import Plan, S3Copy, SecretPlan, SsmCopy
@@ -253,6 +253,8 @@ class Followed:
 
     def facts(self) -> dict[str, str]:
         """Return what a caller may know."""
+        from keyturn.follow_up import State
+
         waiting = [
             f"{name}: {line.name or line.part.value}"
             for name, report in self.reports.items()
@@ -331,6 +333,9 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
     client: SecretsManagerClient,
     told: list[Notifier],
 ) -> FollowUp:
+    # Imported here: a function that rotates does not pay for it.
+    from keyturn.follow_up import Course, FollowUp
+
     ref = SecretRef(name)
     store = SecretsManager(client, members_of=_kept_as(plan))
 
@@ -346,7 +351,7 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
 
 
 def _delivery(name: str, plan: SecretPlan, copy: S3Copy | SsmCopy) -> Delivery:
-    # Imported here: a function that delivers nothing does not pay for it.
+    from keyturn.follow_up import Delivery
     from keyturn.rendering import render
 
     def rendered(version: Version) -> Sensitive:
@@ -445,6 +450,8 @@ def _ask_again(queue: str | None, message: str) -> None:
             "there is no queue for the second look, without which nothing is retired",
             remedy="Set KEYTURN_LOOK_AGAIN_QUEUE, as the stack does.",
         )
+    from keyturn.follow_up import LOOKS_APART
+
     sqs = _any_client("sqs", None)
     later_s = int(LOOKS_APART.total_seconds())
     ask_aws(

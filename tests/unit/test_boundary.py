@@ -9,6 +9,8 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -17,9 +19,17 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyturn.boundary import Scrubber, ask_aws, rotation_event, scrub
+from keyturn.boundary import (
+    FollowUpEvent,
+    Scrubber,
+    ask_aws,
+    follow_up_event,
+    look_again,
+    rotation_event,
+    scrub,
+)
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
-from keyturn.model import Credential, Sensitive
+from keyturn.model import Credential, Happening, RotationId, SecretRef, Sensitive, Sighting
 
 CANARY = "Canary7"
 
@@ -181,3 +191,101 @@ def test_a_sensitive_value_shows_nowhere() -> None:
     assert secret == Sensitive(CANARY)
     assert secret != Sensitive("x")
     assert secret != CANARY
+
+
+# ---------------------------------------------------------------------------- what follows
+
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/orders/db-AbCdEf"
+FOLLOW_UPS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((Path(__file__).parents[2] / "events" / "follow-up").glob("*.json"))
+}
+
+
+def test_what_makes_a_follow_up_look_is_read() -> None:
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    sighting = Sighting(
+        RotationId("8f14e45f-ceea-467f-a7f3-0d2c6a1b9e55"), datetime(2030, 1, 1, 13, tzinfo=UTC)
+    )
+    name, ref = SecretRef("prod/orders/db"), SecretRef(ARN)
+
+    assert {stem: follow_up_event(event) for stem, event in FOLLOW_UPS.items()} == {
+        "label-updated": FollowUpEvent(ref),
+        "look-again": FollowUpEvent(name, sighting=sighting),
+        "on-demand": FollowUpEvent(name, ("s3://prod-secrets/orders/db",), is_asked=True),
+        "rotation-failed": FollowUpEvent(ref, happening=Happening.FAILED, at=noon),
+        "sweep": FollowUpEvent(None),
+    }
+
+
+def test_what_a_look_asks_for_is_what_the_next_one_reads() -> None:
+    sighting = Sighting(RotationId("v1"), datetime(2030, 1, 1, 12, 34, 56, 789, tzinfo=UTC))
+
+    message = look_again("prod/orders/db", sighting)
+
+    assert follow_up_event({"Records": [{"body": message}]}).sighting == sighting
+
+
+@pytest.mark.parametrize(
+    "event, fact",
+    [
+        ([], "not an object"),
+        ({}, "has no secret"),
+        ({"secret": 7}, "not a string"),
+        ({"secret": "a b"}, "neither a name nor a full ARN"),
+        ({"secret": "a", "ony": []}, "unknown key 'ony'"),
+        ({"secret": "a", "only": "b"}, "not a list of names"),
+        ({"secret": "a", "seen": {}}, "unknown key 'seen'"),
+        ({"sweep": False}, "not true and alone"),
+        ({"sweep": True, "secret": "a"}, "not true and alone"),
+        ({"Records": []}, "not exactly one record"),
+        ({"Records": [{}, {}]}, "not exactly one record"),
+        ({"Records": [{"body": "x"}]}, "no JSON object"),
+        ({"Records": [{"body": '{"secret": "a", "only": []}'}]}, "unknown key 'only'"),
+        ({"Records": [{"body": '{"secret": "a", "seen": 1}'}]}, "names no version"),
+        (
+            {"Records": [{"body": '{"secret": "a", "seen": {"version": "b"}}'}]},
+            "a time that is none",
+        ),
+        (
+            {
+                "Records": [
+                    {"body": '{"secret": "a", "seen": {"version": "b", "at": "2030-01-01"}}'}
+                ]
+            },
+            "in no zone",
+        ),
+        ({"detail-type": "Secret Label Updated"}, "no detail"),
+        ({**FOLLOW_UPS["label-updated"], "resources": ["arn:x"]}, "names no secret"),
+        ({**FOLLOW_UPS["label-updated"], "detail-type": "Other"}, "does not know"),
+        ({**FOLLOW_UPS["rotation-failed"], "detail": {"eventName": "Other"}}, "does not know"),
+        (
+            {**FOLLOW_UPS["rotation-failed"], "detail": {"eventName": "RotationFailed"}},
+            "names no secret",
+        ),
+        ({**FOLLOW_UPS["rotation-failed"], "time": "noon"}, "a time that is none"),
+    ],
+)
+def test_what_is_no_event_of_a_follow_up_is_refused(event: object, fact: str) -> None:
+    with pytest.raises(Misconfigured, match=fact) as refusal:
+        follow_up_event(event)
+
+    assert "events/follow-up" in refusal.value.remedy
+
+
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers() | st.lists(st.text()),
+        lambda x: (
+            st.dictionaries(
+                st.sampled_from(["secret", "only", "sweep", "Records", "detail-type", "detail"])
+                | st.text(),
+                x,
+            )
+            | st.lists(x, max_size=2)
+        ),
+    )
+)
+def test_any_event_of_a_follow_up_is_read_or_refused(event: object) -> None:
+    with suppress(Misconfigured):
+        follow_up_event(event)

@@ -184,7 +184,7 @@ def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None
 
     packages = {path.name for path in ours.iterdir() if path.is_dir()}
 
-    assert packages == {"authorities", "generators", "stores", "targets"}
+    assert packages == {"authorities", "generators", "notifiers", "stores", "targets"}
     assert {path.name for path in (ours / "stores").iterdir()} == {
         "__init__.py",
         "secrets_manager.py",
@@ -234,6 +234,30 @@ def test_every_kind_can_be_made_with_the_package_alone(generating: Path, tmp_pat
     )
 
     assert ran.stdout.strip() == "all", ran.stderr
+
+
+def test_the_package_that_follows_delivers_tells_and_retires(tmp_path: Path) -> None:
+    """With the database's driver: an old password dies at the server."""
+    packed = _build(
+        tmp_path / "package",
+        function="FollowUpFunction",
+        engine="redis",
+        architecture=_architecture(),
+        python=platform.python_version(),
+    )
+
+    ran = _python(
+        packed,
+        _runtime(tmp_path / "runtime"),
+        "import aws.follow_up, aws_encryption_sdk, keyturn.plan, redis\n"
+        "from keyturn import wiring\n"
+        "from keyturn.destinations import envelope, s3_blob, ssm_parameter\n"
+        "print(*sorted(module.SCHEME for module in wiring._notifier_modules()))\n",
+    )
+
+    assert ran.stdout.split() == ["eventbridge", "log", "sns"], ran.stderr
+    assert [path.name for path in (packed / "aws").iterdir()] == ["follow_up.py"]
+    assert _zip_bytes(packed, tmp_path) <= GENERATE_ZIP_MAX_BYTES
 
 
 def test_the_package_says_what_is_inside_and_under_which_licence(deployed: Path) -> None:
