@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 
 from databases import unused_name
+from keyturn.errors import Denied, Misconfigured
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Pending, Target
+from keyturn.ports import Generate, Pending, Target
 from keyturn.strategies import AlternatingUsers, DualPassword, Pair, SingleUser
 from keyturn.testing.contracts import version
 from keyturn.testing.faults import Proxy
@@ -74,6 +76,129 @@ def test_a_new_rotation_every_minute_blocks_nobody(site: Site) -> None:
             target.set(_held(following), kept[-1], kept)
 
         assert target.accepts(kept[0].credential)
+
+
+STRATEGIES = ["dual by an admin", "dual by itself", "alternating"]
+
+
+@contextmanager
+def _target_that_locks(
+    site: Site, strategy: str, make: Generate
+) -> Iterator[tuple[Target, Credential, Credential]]:
+    """Yield a target with two slots, current, and the admin; all accounts lock after three."""
+    admin = unused_name("admin")
+    made = site.make_admin(admin, ADMIN)
+    if not site.is_mariadb:
+        site.execute(f"ALTER USER {made} FAILED_LOGIN_ATTEMPTS 3 PASSWORD_LOCK_TIME UNBOUNDED")
+    with _account_that_locks(site) as name:
+        current, authority = site.credential(name, FIRST), site.credential(admin, ADMIN)
+        if strategy == "dual by itself":
+            site.execute(f"GRANT CREATE USER ON *.* TO `{name}`@`%`")
+            target: Target = DualPassword(site.engine(), make)
+        elif strategy == "dual by an admin":
+            target = DualPassword(site.engine(), make, lambda: authority)
+        else:
+            pair = Pair((name, f"{name}_b"), owner=name, is_declared=True)
+            target = AlternatingUsers(site.engine(), make, lambda _: pair, lambda: authority)
+        yield target, current, authority
+
+
+def _generated() -> Generate:
+    numbers = itertools.count()
+    return lambda: Sensitive(_made(next(numbers)))
+
+
+def test_three_failing_logins_block(site: Site) -> None:
+    """Else the tests here would show nothing."""
+    with _target_that_locks(site, "dual by an admin", _never) as (target, current, authority):
+        for login in (current, authority):
+            for _ in range(3):
+                with suppress(Denied):  # MySQL says it with the third
+                    assert not target.accepts(replace(login, secret=Sensitive("Canary7-wrong")))
+
+            with pytest.raises(Denied, match="blocked"):
+                target.accepts(login)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_with_two_slots_a_rotation_that_fails_every_minute_fails_no_login(
+    site: Site, strategy: str
+) -> None:
+    """The same one again for an hour: set and test are done, and something after them fails."""
+    with _target_that_locks(site, strategy, _generated()) as (target, current, authority):
+        pending = version(target.create(current, []), "v1")
+        refused = _refused(site)
+        for _ in range(MINUTES):
+            target.set(_held(pending), version(current, "v0"), [])
+            assert target.accepts(pending.credential)
+
+        assert _refused(site) == refused
+        assert _all_log_in(site, current, pending.credential, authority)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_with_two_slots_a_new_rotation_every_minute_fails_no_login(
+    site: Site, strategy: str
+) -> None:
+    """Each is abandoned after set."""
+    with _target_that_locks(site, strategy, _generated()) as (target, current, authority):
+        kept, refused = [version(current, "v0")], _refused(site)
+        for minute in range(MINUTES):
+            following = version(target.create(current, kept), f"v{minute + 1}")
+            kept.insert(0, following)
+            target.set(_held(following), kept[-1], kept)
+
+        assert _refused(site) == refused
+        assert _all_log_in(site, current, kept[0].credential, authority)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_with_two_slots_a_change_that_is_refused_every_minute_fails_no_login(
+    site: Site, strategy: str
+) -> None:
+    """The server is read-only for an hour: neither create nor set gets anywhere."""
+    with _target_that_locks(site, strategy, _generated()) as (target, current, authority):
+        pending = version(target.create(current, []), "v1")
+        refused = _refused(site)
+        with _read_only(site):
+            for _ in range(MINUTES):
+                with pytest.raises(Misconfigured, match="read-only"):
+                    target.create(current, [])
+                with pytest.raises(Misconfigured, match="read-only"):
+                    target.set(_held(pending), version(current, "v0"), [])
+
+        assert _refused(site) == refused
+        assert _all_log_in(site, current, authority)
+
+
+@contextmanager
+def _read_only(site: Site) -> Iterator[None]:
+    site.execute("SET GLOBAL read_only = ON")
+    try:
+        yield
+    finally:
+        site.execute("SET GLOBAL read_only = OFF")
+
+
+def _all_log_in(site: Site, *logins: Credential) -> bool:
+    return all(site.accepts(login.principal, login.secret.reveal()) for login in logins)
+
+
+def test_with_two_passwords_a_login_that_was_lost_is_found_without_blocking_it(
+    site: Site,
+) -> None:
+    """Current and pending fail, by hand; what was before works. After one rotation current does."""
+    with _target_that_locks(site, "dual by itself", _generated()) as (target, current, _):
+        before = version(replace(current, secret=Sensitive(_made(99))), "v9")
+        with site.engine().login(current) as session:
+            assert session is not None
+            session.set_password(current.principal, before.credential.secret)
+        # Not made by `create`: that would be a third failing login. docs/mysql.md says so.
+        pending = version(replace(current, secret=Sensitive(_made(1))), "v1")
+        for _ in range(MINUTES):
+            target.set(_held(pending), version(current, "v0"), [before])
+
+        assert _all_log_in(site, current, pending.credential)
 
 
 def test_readers_with_either_of_two_passwords_block_nobody(site: Site) -> None:

@@ -193,6 +193,49 @@ def test_a_missing_privilege_changes_nothing(site: Site) -> None:
     assert site.rows("SELECT 1 FROM mysql.user WHERE User = 'x'") == []
 
 
+def test_an_admin_that_may_not_look_is_denied_before_it_changes_anything(site: Site) -> None:
+    """CREATE USER alone: whose accounts there are, it cannot see."""
+    blind, name = unused_name("blind"), unused_name("app")
+    made = site.make(blind, ADMIN)
+    site.execute(f"GRANT CREATE USER ON *.* TO {made}")
+    site.make(name, FIRST)
+
+    with _session(site, blind, ADMIN) as session:
+        for act in _acts_on(name):
+            with pytest.raises(Denied, match="1142") as caught:
+                act(session)
+            assert "Privileges" in caught.value.remedy
+
+    assert site.accepts(name, FIRST)
+    assert site.rows("SELECT 1 FROM mysql.user WHERE User = 'x'") == []
+
+
+def test_a_user_that_does_not_exist_is_named(site: Site) -> None:
+    """And not made by the way."""
+    admin, name = unused_name("admin"), unused_name("nobody")
+    site.make_admin(admin, ADMIN)
+
+    with _session(site, admin, ADMIN) as session:
+        for act in _acts_on(name):
+            with pytest.raises(Drifted, match=f"there is no user '{name}'") as caught:
+                act(session)
+            assert "Create" in caught.value.remedy
+
+    users = site.rows("SELECT User FROM mysql.user")
+    assert not {("x",), (name,)} & set(users)
+
+
+def _acts_on(name: str) -> list[Callable[[targets_mysql._Session], object]]:
+    second, first = Sensitive("Canary7-second"), Sensitive(FIRST)
+    return [
+        lambda session: session.set_password(name, second),
+        lambda session: session.check_dual(name),
+        lambda session: session.set_dual(name, second, keep=first),
+        lambda session: session.check_twin("x", like=name, owner=name, is_ours=lambda: True),
+        lambda session: session.set_twin("x", second, like=name, owner=name),
+    ]
+
+
 def test_a_replica_is_refused_before_anything_is_tried(site: Site) -> None:
     """An admin of it may write all the same: to a server that then differs from its writer."""
     name, admin = unused_name("app"), unused_name("admin")
@@ -234,6 +277,29 @@ def test_a_policy_that_refuses_the_value_asks_for_a_new_one(mysql: Site) -> None
     assert mysql.accepts(name, "Canary7-Strong-1")
 
 
+def test_a_policy_that_refuses_either_of_two_values_changes_nothing(mysql: Site) -> None:
+    """The user shows both. An admin's hashes it does not check."""
+    name, admin = unused_name("app"), unused_name("admin")
+    made = mysql.make(name, FIRST)
+    mysql.make_admin(admin, ADMIN)
+    mysql.execute(f"GRANT APPLICATION_PASSWORD_ADMIN ON *.* TO {made}")
+    weak, strong = Sensitive("canary7weak"), Sensitive("Canary7-Strong-1")
+    mysql.execute("INSTALL COMPONENT 'file://component_validate_password'")
+    try:
+        for secret, keep in ((weak, strong), (strong, weak)):
+            with _session(mysql, name) as session, pytest.raises(Misconfigured, match="1819"):
+                session.set_dual(name, secret, keep=keep)
+        assert mysql.accepts(name, FIRST)
+        assert not mysql.accepts(name, "Canary7-Strong-1")
+        with _session(mysql, admin, ADMIN) as session:
+            session.set_dual(name, weak, keep=Sensitive(FIRST))
+    finally:
+        mysql.execute("UNINSTALL COMPONENT 'file://component_validate_password'")
+
+    assert mysql.accepts(name, FIRST)
+    assert mysql.accepts(name, "canary7weak")
+
+
 @pytest.mark.parametrize(
     "option, right, expected",
     [
@@ -265,6 +331,23 @@ def test_a_policy_for_those_who_show_their_password_is_named(
     assert mysql.accepts(name, "Canary7-second")
 
 
+def test_a_history_that_does_not_hold_the_password_to_keep_refuses_both(mysql: Site) -> None:
+    """MySQL cannot note two in one statement; the next rotation would be refused anyway."""
+    name = unused_name("app")
+    made = mysql.make(name, FIRST)
+    mysql.execute(
+        f"GRANT APPLICATION_PASSWORD_ADMIN ON *.* TO {made}",
+        f"ALTER USER {made} PASSWORD HISTORY 5",
+    )
+
+    with _session(mysql, name) as session, pytest.raises(Misconfigured, match="1062") as caught:
+        session.set_dual(name, Sensitive("Canary7-second"), keep=Sensitive(FIRST))
+
+    assert "admin" in caught.value.remedy
+    assert mysql.accepts(name, FIRST)
+    assert not mysql.accepts(name, "Canary7-second")
+
+
 def _dual_twice(session: targets_mysql._Session, name: str) -> None:
     for _ in range(2):
         session.set_dual(name, Sensitive("Canary7-second"), keep=Sensitive(FIRST))
@@ -283,6 +366,14 @@ def test_a_server_that_checks_passwords_refuses_hashes_and_is_named(mariadb: Sit
             ):
                 session.set_password(name, Sensitive("Canary7-second"))
             assert "strict_password_validation=OFF" in caught.value.remedy
+        with _session(mariadb, admin, ADMIN) as session:
+            second, first = Sensitive("Canary7-second"), Sensitive(FIRST)
+            with pytest.raises(Misconfigured, match=r"1290|1396"):
+                session.set_dual(name, second, keep=first)
+            with pytest.raises(Misconfigured, match=r"1290|1396"):
+                session.set_twin("x", second, like=name, owner=name)
+        assert mariadb.accepts(name, FIRST)
+        assert mariadb.rows("SELECT 1 FROM mysql.user WHERE User = 'x'") == []
         mariadb.execute("SET GLOBAL strict_password_validation = OFF")
         with _session(mariadb, name) as session:
             session.set_password(name, Sensitive("Canary7-second"))
@@ -516,6 +607,9 @@ def test_concurrent_changes_of_one_user_all_succeed(site: Site) -> None:
 # ---------------------------------------------------------------------------- members
 
 
+UNSEEN = ["a\nb", "a\0b", "a\x1bb", "a\x7f", "a\u2028b", " a", "a "]
+
+
 @pytest.mark.parametrize(
     "name, is_taken",
     [("x" * 128, True), ("x" * 129, False), ("ü" * 64, True), ("ü" * 65, False), ("", False)],
@@ -529,6 +623,20 @@ def test_names_are_measured_in_bytes(name: str, is_taken: bool) -> None:  # noqa
     else:
         with pytest.raises(Misconfigured, match="username"):
             engine.endpoint(login)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a\0b", "a\x1bb", "a\x7f", "a\u2028b", " a", "a "], ids=repr
+)
+def test_names_that_cannot_be_seen_are_refused(site: Site, name: str) -> None:
+    """Before anything is sent, and before a user of that name is made."""
+    admin = unused_name("admin")
+    site.make_admin(admin, ADMIN)
+    with pytest.raises(Misconfigured, match="username"):
+        site.engine().endpoint(site.credential(name, FIRST))
+
+    with _session(site, admin, ADMIN) as session, pytest.raises(Misconfigured, match="user"):
+        session.check_twin(name, like=admin, owner="", is_ours=lambda: True)
 
 
 def test_mysql_takes_shorter_names_for_new_users(mysql: Site) -> None:

@@ -263,16 +263,13 @@ def test_a_right_that_the_admin_may_not_pass_on_leaves_the_twin_locked(site: Sit
     assert "SHUTDOWN" not in str(site.described(twin))
 
 
-def test_a_certificate_with_a_quote_is_copied_or_refused(mariadb: Site) -> None:
-    """Older MariaDBs show the subject without escaping it: what follows could be anything."""
-    duo = Duo(mariadb)
+@pytest.mark.parametrize(
+    "required", ["SUBJECT '/CN=o''brien'", "SUBJECT '/O=a''b' ISSUER '/CN=o''brien'"]
+)
+def test_a_certificate_that_cannot_be_read_back_is_named(duo: Duo, required: str) -> None:
+    """MySQL does not escape it, nor did older MariaDB: what follows could be anything."""
     name = duo.make_like()
-    mariadb.execute(f"ALTER USER {name} REQUIRE SUBJECT '/CN=o''brien'")
-    ((shown,),) = mariadb.rows(f"SHOW CREATE USER {name}")
+    duo.site.execute(f"ALTER USER {name} REQUIRE {required}")
 
-    if "o''brien" in str(shown):
-        duo.turn()
-        assert duo.is_equal()
-    else:
-        with pytest.raises(Unsupported, match="cannot be read"):
-            duo.check()
+    with pytest.raises(Unsupported, match="cannot be read"):
+        duo.check()

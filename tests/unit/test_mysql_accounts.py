@@ -100,7 +100,17 @@ def test_what_mysql_takes_from_a_wider_right_is_a_right_of_its_own() -> None:
     assert exchange(Sql("`y`"), partial, NOTHING) == ["GRANT INSERT ON `mysql`.* TO `y`"]
 
 
-@pytest.mark.parametrize("text", ["CREATE USER `x", "CREATE USER `x`@`%` REQUIRE SUBJECT 'o'b'"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE USER `x",
+        "CREATE USER `x`@`%` REQUIRE SUBJECT 'o'b'",
+        "CREATE USER `x`@`%` REQUIRE SUBJECT 'o'b' ISSUER 'o'b'",
+        "CREATE USER `x`@`%` REQUIRE SUBJECT 'o'; GRANT ALL ON *.* TO y; -- '",
+        r"CREATE USER `x`@`%` REQUIRE SUBJECT 'a\b'",
+    ],
+)
 def test_what_cannot_be_read_is_refused(text: str) -> None:
+    """A server that does not escape what it quotes could be made to say anything."""
     with pytest.raises(Unsupported):
         Account.of(text)

@@ -9,7 +9,8 @@ what then sees it. `mysql_login` logs in, `mysql_accounts` compares accounts.
     set_dual       two passwords of one account: MariaDB from 10.4, MySQL from 8.0.14
 
 A change is one packet of statements. The first refuses the packet if it comes too late, by the
-server's own clock; the server runs none after one that it refuses.
+server's own clock; the server runs none after one that it refuses. Between two of a packet, it runs
+those of others: so what belongs together, as two passwords do, is one statement (`_altered`).
 
 A credential's document: `host` (or the path of a socket), `username`, `password`; `port` (3306),
 `dbname` (none) and `ssl` (true) may be left out.
@@ -31,6 +32,7 @@ from keyturn.targets.mysql_accounts import Account, Rights, exchange, same_optio
 from keyturn.targets.mysql_login import (
     CONNECT_TIMEOUT_S,
     NOT_PRIVILEGED,
+    TWICE_IN_HISTORY,
     Line,
     Place,
     Rows,
@@ -185,7 +187,7 @@ class _Session:
         if self._is_oneself(principal):
             self._set_own(accounts, secret)
         else:
-            self._change(*self._alter(accounts, secret), *self._drop_second(accounts))
+            self._change(_altered(*self._identify(accounts, secret), *self._drop_second(accounts)))
 
     def check_dual(self, principal: str) -> None:
         """See `Session.check_dual`."""
@@ -205,16 +207,38 @@ class _Session:
         accounts = self._dual_accounts(principal)
         if self._server.is_mariadb:
             # Keep first: a client must be able to try again to get in with the second.
-            self._change(*self._alter(accounts, keep, secret))
+            self._change(_altered(*self._identify(accounts, keep, secret)))
             return
         # First keep becomes the only primary one, and whatever is second stays: were keep that,
         # it still is. Then keep is retained. RETAIN alone, twice, would lose it.
-        changes = [*self._alter(accounts, keep), *self._alter(accounts, secret, retain=True)]
-        trouble = self._try(*changes)
+        keeping = self._identify(accounts, keep)
+        adding = self._identify(accounts, secret, retain=True)
+        trouble = self._try_both(principal, keeping, adding)
         if trouble is not None and self._must_show(principal, trouble):
-            trouble = self._try(*self._in_clear(keep), *self._in_clear(secret, retain=True))
+            # With a history of passwords, not at all: keep is in it, and so is refused.
+            keeping, adding = self._in_clear(keep), self._in_clear(secret, retain=True)
+            trouble = self._try(_altered(*keeping, *adding))
         if trouble is not None:
             raise trouble.ours
+
+    def _try_both(self, principal: str, keeping: list[Sql], adding: list[Sql]) -> Trouble | None:
+        """Make both changes; no other worker's comes between.
+
+        MySQL notes a password in the account's history under its statement's time, and so cannot
+        note two. There it takes two statements, and those of other workers wait for a lock.
+        """
+        trouble = self._try(_altered(*keeping, *adding))
+        if trouble is None or trouble.number != TWICE_IN_HISTORY:
+            return trouble
+        lock = literal(f"keyturn {principal}")
+        return self._try(
+            sql("DO GET_LOCK({}, {})", lock, self._lock_s()),
+            sql(_OURS, lock),
+            self._not_too_late(),  # again: it may have waited
+            _altered(*keeping),
+            _altered(*adding),
+            sql("DO RELEASE_LOCK({})", lock),
+        )
 
     # ------------------------------------------------------------------------ one account
 
@@ -256,23 +280,23 @@ class _Session:
             self._change(sql("SET PASSWORD = {}", _quoted_hash(found.plugins[0], secret)))
             return
         # In this order: the secret may be the second one now, as when two become one.
-        trouble = self._try(*self._alter(accounts, secret), *self._drop_second(accounts))
-        if trouble is None:
-            return
-        if not self._must_show(self._server.user, trouble):
-            raise trouble.ours
-        self._change(*self._in_clear(secret))
-        # A second password takes a privilege to set, and to drop.
-        trouble = self._try(*self._drop_second(accounts))
-        if trouble is not None and trouble.number != NOT_PRIVILEGED:
+        second = self._drop_second(accounts)
+        trouble = self._try(_altered(*self._identify(accounts, secret), *second))
+        if trouble is not None and self._must_show(self._server.user, trouble):
+            shown = self._in_clear(secret)
+            trouble = self._try(_altered(*shown, *second))
+            if second and trouble is not None and trouble.number == NOT_PRIVILEGED:
+                # A second password takes a privilege to set, and to drop.
+                trouble = self._try(_altered(*shown))
+        if trouble is not None:
             raise trouble.ours
 
     def _drop_second(self, accounts: dict[Sql, Account]) -> list[Sql]:
         if self._server.is_mariadb or not self._server.takes_two_passwords:
             return []
-        return [sql("ALTER USER {} DISCARD OLD PASSWORD", name) for name in accounts]
+        return [sql("{} DISCARD OLD PASSWORD", name) for name in accounts]
 
-    def _alter(
+    def _identify(
         self,
         accounts: dict[Sql, Account],
         secret: Sensitive,
@@ -283,7 +307,7 @@ class _Session:
         """Return what makes *secret*, and *second*, the password of each account."""
         end = Sql(" RETAIN CURRENT PASSWORD" if retain else "")
         return [
-            sql("ALTER USER {} {}{}", name, self._identified(each.plugins[0], secret, second), end)
+            sql("{} {}{}", name, self._identified(each.plugins[0], secret, second), end)
             for name, each in accounts.items()
         ]
 
@@ -316,7 +340,7 @@ class _Session:
         text = secret.reveal()
         # Quoted for an empty sql_mode, which `_ask` sets: backslashes are special there.
         quoted = Sql("'" + text.replace("\\", "\\\\").replace("'", "''") + "'")
-        return [sql("ALTER USER {} IDENTIFIED BY {}{}", self._own_name(), quoted, end)]
+        return [sql("{} IDENTIFIED BY {}{}", self._own_name(), quoted, end)]
 
     def _dual_accounts(self, principal: str) -> dict[Sql, Account]:
         if not self._server.takes_two_passwords:
@@ -392,8 +416,8 @@ class _Session:
             name, twin = account(pair.twin, host), pair.twins[host][0]
             identified = self._identified(found.plugins[0], secret)
             options = same_options(found, twin)
-            steps += self._drop_second({name: found})
-            steps.append(sql("ALTER USER {} {} {} ACCOUNT UNLOCK", name, identified, options))
+            altered = _altered(*self._drop_second({name: found}), sql("{} {}", name, identified))
+            steps.append(sql("{} {} ACCOUNT UNLOCK", altered, options))
         return steps
 
     def _pair(self, twin: str, like: str) -> _Pair:
@@ -467,22 +491,27 @@ class _Session:
             raise trouble.ours
 
     def _try(self, *statements: Sql) -> Trouble | None:
-        fence = sql(_NOT_TOO_LATE, self._server.act_before)
-        packet = joined([self._guards(), fence, *statements])
+        packet = joined([self._guards(), self._not_too_late(), *statements])
         found = self._line.ask(packet, self._limit_s())
         return found if isinstance(found, Trouble) else None
+
+    def _not_too_late(self) -> Sql:
+        return sql(_NOT_TOO_LATE, self._server.act_before)
 
     def _limit_s(self) -> float:
         return self._allowance_s() + members.MARGIN_S / 2
 
     def _guards(self) -> Sql:
         """Return what holds whatever the server's and the user's own settings are."""
-        lock_s = number(max(1, min(int(self._allowance_s()), LOCK_TIMEOUT_S)))
+        lock_s = self._lock_s()
         if self._server.is_mariadb:
             # Not every wait there is a wait for a lock: FLUSH TABLES WITH READ LOCK.
             return sql(_GUARDS_MARIADB, lock_s, lock_s, lock_s)
         as_hex = Sql(", SESSION print_identified_with_as_hex = 1" if self._prints_hex() else "")
         return sql(_GUARDS_MYSQL, lock_s, lock_s, as_hex)
+
+    def _lock_s(self) -> Sql:
+        return number(max(1, min(int(self._allowance_s()), LOCK_TIMEOUT_S)))
 
     def _prints_hex(self) -> bool:
         return self._server.version >= (8, 0, 17)
@@ -500,7 +529,18 @@ _GUARDS_MYSQL: LiteralString = _GUARDS + ", SESSION sql_mode = ''{}"
 _NOT_TOO_LATE: LiteralString = (
     "SET SESSION autocommit = IF(UTC_TIMESTAMP(6) <= {}, 'ON', 'keyturn: this comes too late')"
 )
-"""No such value: error 1231, which nothing else of ours can cause."""
+_OURS: LiteralString = (
+    "SET SESSION autocommit = IF(IS_USED_LOCK({}) = CONNECTION_ID(), 'ON', 'keyturn: busy')"
+)
+"""There are no such values: error 1231, which nothing else of ours can cause."""
+
+
+def _altered(*changes: Sql) -> Sql:
+    """Return one statement for all changes, also of one account.
+
+    MySQL makes them in order, all or none, and nothing of anybody else's comes between.
+    """
+    return sql("ALTER USER {}", joined(list(changes), ", "))
 
 
 _NATIVE = "mysql_native_password"

@@ -34,10 +34,7 @@ class _Tokens:
         while end < len(text.rstrip()):
             found = _TOKEN.match(text, end)
             if found is None:
-                raise Unsupported(
-                    "the server describes an account in a way that cannot be read",
-                    remedy="Remove quotes from the SUBJECT, ISSUER or CIPHER that it requires.",
-                )
+                raise _unreadable()
             spans.append(found.span(1))
             end = found.end()
         return cls(text, tuple(spans))
@@ -63,6 +60,13 @@ class _Tokens:
             if depth == 0 and here in wanted:
                 return index
         return len(self)
+
+
+def _unreadable() -> Unsupported:
+    return Unsupported(
+        "the server describes an account in a way that cannot be read",
+        remedy="Remove quotes and backslashes from the SUBJECT, ISSUER or CIPHER that it requires.",
+    )
 
 
 # ---------------------------------------------------------------------------- accounts
@@ -101,6 +105,9 @@ class Account:
         if tokens[index] == "DEFAULT":
             role, require = index + 2, tokens.find(["REQUIRE"], index)
         limits = tokens.find(["WITH", *_LIFE], require)
+        # Neither server always escapes what is within quotes: more of them would end it early.
+        if not all(_REQUIRED.fullmatch(tokens[i]) for i in range(require, limits)):
+            raise _unreadable()
         life = tokens.find(_LIFE, limits)
         clauses = tuple(_clauses(tokens, life))
         return cls(
@@ -140,6 +147,7 @@ def _clauses(tokens: _Tokens, first: int) -> Iterator[tuple[str, Sql]]:
         first = end
 
 
+_REQUIRED = re.compile(r"REQUIRE|NONE|SSL|X509|SUBJECT|ISSUER|CIPHER|AND|'[^'\\]*'")
 _NATIVE = "mysql_native_password"
 _NOT_COPIED = ("ACCOUNT", "ATTRIBUTE", "COMMENT")
 _LIFE = ("PASSWORD", "FAILED_LOGIN_ATTEMPTS", "PASSWORD_LOCK_TIME", *_NOT_COPIED)

@@ -267,6 +267,7 @@ def _trouble(place: Place, error: Exception, *, is_late: bool) -> Trouble:
 
 
 REFUSED = 1045
+TWICE_IN_HISTORY = 1062
 NOT_PRIVILEGED = 1227
 TOO_LATE = 1231
 _TLS_FAILED, _IN_CLEAR = -1, -2
@@ -284,6 +285,7 @@ _POLICY = (
     "Change the plan's password rules to what the server's policy wants, cancel this rotation and"
     " start a new one: the same value is refused for ever."
 )
+_HISTORY = "Let an admin rotate the user, or lift PASSWORD HISTORY and REUSE INTERVAL from it."
 _WRITER = "Use the writer's endpoint as host: this server is a read-only replica."
 
 _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
@@ -300,6 +302,7 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     REFUSED: (Denied, "a privilege is missing", _GRANT),
     1049: (Misconfigured, "no such database", "Correct `dbname` in the secret."),
     1053: (Unreachable, "shutting down", _WAIT),
+    TWICE_IN_HISTORY: (Misconfigured, "its policy notes every password", _HISTORY),
     1129: (Denied, "host is blocked", "Find what fails, then run FLUSH HOSTS on the server."),
     1130: (Denied, "no account for this host", "Create the user for the function's address."),
     1133: (Drifted, "no such user", "Create the user, or correct `username` in the secret."),
@@ -317,7 +320,11 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     1213: (Unreachable, "deadlock with another session", _WAIT),
     1226: (Unreachable, "the user's limit is used up", "Wait an hour, or raise its limit."),
     1227: (Denied, "a privilege is missing", _GRANT),
-    1231: (Busy, "too late", "Nothing: this worker stalled. A retry or a newer one follows."),
+    1231: (
+        Busy,
+        "too late, or another worker is at it",
+        "Nothing: this worker stalled, or a newer one is quicker. A retry follows.",
+    ),
     1251: (Unsupported, "wants an outdated way to log in", "Give the user another plug-in."),
     1290: (
         Misconfigured,
@@ -363,7 +370,7 @@ _ANSWERS: dict[int, tuple[type[KeyturnError], str, str]] = {
     3638: (
         Misconfigured,
         "its policy refuses a password used before",
-        "Let an admin rotate the user, or lift PASSWORD HISTORY and REUSE INTERVAL from it.",
+        _HISTORY,
     ),
     3878: (Misconfigured, "the current password is empty", "Give the user a password first."),
     3892: (

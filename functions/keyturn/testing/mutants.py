@@ -135,10 +135,15 @@ def copy_of_the_project() -> Iterator[Path]:
                 shutil.copytree(ROOT / part, copy / part, ignore=_GENERATED)
             elif (ROOT / part).exists():
                 shutil.copy2(ROOT / part, copy / part)
+        for part in _SERVERS:
+            if (ROOT / part).exists():
+                (copy / part).symlink_to((ROOT / part).resolve())
         yield copy
 
 
 _PARTS = ("functions", "tests", "events", "docs", "infra", "pyproject.toml")
+_SERVERS = (".mysql",)
+"""Unpacked beside the project: too big to copy, and nothing is planted there."""
 _GENERATED = shutil.ignore_patterns("__pycache__", "*.pyc", ".hypothesis")
 
 
