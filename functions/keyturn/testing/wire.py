@@ -1,6 +1,6 @@
 """HTTP on loopback for fakes of AWS services: hands every call to one function.
 
-    json_wire    AWS JSON 1.1   Secrets Manager
+    json_wire    AWS JSON 1.1   Secrets Manager, KMS, Parameter Store
     query_wire   AWS Query      RDS, ElastiCache, IAM, STS
 
 It knows no service and no protocol: how a call is read and an answer written is a `Dialect`, one
