@@ -463,12 +463,13 @@ def _candidates(
     plan = secret.plan
     if plan is not None and plan.generate is not None:
         return _Whole(plan.strategy, Generated(plan.generate))
+    module = _module(credential)
     policy = plan.password if plan is not None else generate.PasswordPolicy()
+    narrowed = _narrowed(policy, module)
 
     def fresh() -> Sensitive:
-        return generate.password(policy)
+        return generate.password(narrowed)
 
-    module = _module(credential)
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
@@ -497,6 +498,18 @@ def _candidates(
         authority if plan is not None and plan.authority else None,
         plan.failed_logins if plan is not None else None,
     )
+
+
+def _narrowed(policy: generate.PasswordPolicy, module: TargetModule) -> generate.PasswordPolicy:
+    """Leave out what the target's secrets can never have, whatever the plan says."""
+    if not isinstance(module, NarrowModule):
+        return policy
+    excluded = "".join(each for each in policy.alphabet if each not in module.ALPHABET)
+    narrow = replace(policy, exclude=policy.exclude + excluded)
+    has_symbols = not narrow.alphabet.isalnum()
+    symbol = generate.CharacterClass.SYMBOL
+    required = (each for each in narrow.require if has_symbols or each is not symbol)
+    return replace(narrow, require=tuple(required))
 
 
 def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
@@ -556,8 +569,10 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
 
 def _members_of(engine: object) -> Members:
     """Return what the documents of an engine call principal and secret."""
-    module = _issuer_module(engine)
-    return module.MEMBERS if module is not None else Members()
+    for module in target_modules():
+        if isinstance(module, NamingModule) and engine in module.ENGINES:
+            return module.MEMBERS
+    return Members()
 
 
 def _issuer_module(engine: object) -> IssuerModule | None:
@@ -613,10 +628,22 @@ class EngineModule(TargetModule, Protocol):
 
 
 @runtime_checkable
-class IssuerModule(TargetModule, Protocol):
-    """One whose keys are minted, with what its documents call a key's id and secret."""
+class NamingModule(TargetModule, Protocol):
+    """One that says what its documents call the principal and its secret."""
 
     MEMBERS: Members
+
+
+@runtime_checkable
+class NarrowModule(TargetModule, Protocol):
+    """One whose secrets may have these characters only."""
+
+    ALPHABET: str
+
+
+@runtime_checkable
+class IssuerModule(NamingModule, Protocol):
+    """One whose keys are minted."""
 
     def issuer(self, surroundings: Surroundings) -> KeyIssuer:
         """Make the issuer."""
