@@ -232,8 +232,27 @@ def test_the_function_that_generates_knows_which_names_it_may_write(
     assert made["KEYTURN_SECRETS"] == {"Ref": "GeneratedSecrets"}
     assert made["KEYTURN_KMS_KEY"] == {"Fn::GetAtt": ["Key", "Arn"]}
     assert made["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
-    assert [name for name in rotating if name.startswith("KEYTURN_")] == ["KEYTURN_IAM_USERS"]
+    assert [name for name in rotating if name.startswith("KEYTURN_")] == [
+        "KEYTURN_IAM_USERS",
+        "KEYTURN_ONE_WORKER",
+    ]
     assert rotating["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
+
+
+def test_the_lease_is_said_and_kept_by_one_parameter(
+    template: dict[str, Any], resources: dict[str, Any]
+) -> None:
+    """Said without being kept, two workers would delete each other's keys."""
+    function = resources["RotateGenerated"]["Properties"]
+    nothing = {"Ref": "AWS::NoValue"}
+
+    said = function["Environment"]["Variables"]["KEYTURN_ONE_WORKER"]
+    assert said == {"Fn::If": ["IsOneAtATime", "true", nothing]}
+    assert function["ReservedConcurrentExecutions"] == {"Fn::If": ["IsOneAtATime", 1, nothing]}
+    assert template["Conditions"]["IsOneAtATime"] == {
+        "Fn::Equals": [{"Ref": "OneRotationAtATime"}, "true"]
+    }
+    assert template["Parameters"]["OneRotationAtATime"]["Default"] == "false"
 
 
 @pytest.mark.parametrize(
