@@ -187,7 +187,7 @@ def _print(console: Console, tallies: Collection[Tally]) -> None:
 
 
 class _progress:  # noqa: N801  # used like a function
-    """Show how far long work is; one line at the end where nobody watches."""
+    """Show how far long work is: a bar, or, where the output is kept, a line each minute."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._progress = Progress(
@@ -200,15 +200,28 @@ class _progress:  # noqa: N801  # used like a function
         self._console, self._what, self._total = console, what, total
 
     def __enter__(self) -> Callable[[], None]:
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._progress.start()
-        task = self._progress.add_task(self._what, total=self._total)
-        return lambda: self._progress.advance(task)
+        self._task = self._progress.add_task(self._what, total=self._total)
+        return self._advance
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        took_s = time.monotonic() - self._started
-        self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
+        self._tell()
+
+    def _advance(self) -> None:
+        self._progress.advance(self._task)
+        if not self._console.is_terminal and time.monotonic() - self._told >= LINE_EACH_S:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        done = f"{self._progress.tasks[self._task].completed:.0f} of {self._total}"
+        self._console.print(f"{self._what}: {done} in {self._told - self._started:.0f} s")
+
+
+LINE_EACH_S = 60.0
+"""Seconds between two lines about work that nobody watches."""
 
 
 def load_test(options: argparse.Namespace, console: Console) -> bool:
