@@ -242,7 +242,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
         "Wait: the secret has too many young versions; write to it less often.",
     ),
     "NoSuchBucket": _NO_PLACE,
-    "NotFoundException": _WRONG_KEY,
+    "NotFoundException": _NO_PLACE,
     "ParameterLimitExceeded": _NOT_TAKEN,
     "ParameterMaxVersionLimitExceeded": (
         Misconfigured,
@@ -260,6 +260,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "ThrottlingException": _UNREACHABLE,
     "TooManyRequestsException": _UNREACHABLE,
     "TooManyUpdates": _UNREACHABLE,
+    "UnauthorizedException": _DENIED,
     "UnrecognizedClientException": _DENIED,
     "UnsupportedParameterType": _NOT_TAKEN,
     "ValidationException": _OUR_CALL,
