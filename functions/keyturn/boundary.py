@@ -376,7 +376,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     ),
     "NoSuchBucket": _NO_PLACE,
     "NotFound": _NO_RESOURCE,
-    "NotFoundException": _WRONG_KEY,
+    "NotFoundException": _NO_PLACE,
     "ParameterLimitExceeded": _NOT_TAKEN,
     "ParameterMaxVersionLimitExceeded": (
         Misconfigured,
@@ -395,6 +395,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "ThrottlingException": _UNREACHABLE,
     "TooManyRequestsException": _UNREACHABLE,
     "TooManyUpdates": _UNREACHABLE,
+    "UnauthorizedException": _DENIED,
     "UnrecognizedClientException": _DENIED,
     "UnsupportedParameterType": _NOT_TAKEN,
     "ValidationException": _OUR_CALL,

@@ -28,7 +28,7 @@ from keyturn.boundary import (
 )
 from keyturn.document import Members, MembersOf, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
-from keyturn.minted import MintedKeys, Place
+from keyturn.minted import LANDING, MintedKeys, Place
 from keyturn.model import (
     Alert,
     Credential,
@@ -53,7 +53,7 @@ from keyturn.ports import (
     SecretStore,
     Target,
 )
-from keyturn.rotation import Rotation
+from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.strategies import (
     Admin,
@@ -97,6 +97,7 @@ class Settings:
         kms_key: What secrets that are made on demand are encrypted with; None for the account's.
         alerts: Addresses of those who are told, besides the plan's.
         look_again_queue: The URL of the queue through which a follow-up asks for its second look.
+        has_one_worker: Whether no two runs of the function live at once; see `LANDING`.
     """
 
     secrets: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ class Settings:
     kms_key: str | None = None
     alerts: tuple[str, ...] = ()
     look_again_queue: str | None = None
+    has_one_worker: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -135,6 +137,7 @@ class Settings:
             environment.get("KEYTURN_KMS_KEY") or None,
             _list(environment.get("KEYTURN_ALERTS", "")),
             environment.get("KEYTURN_LOOK_AGAIN_QUEUE") or None,
+            _has_one_worker(environment.get("KEYTURN_ONE_WORKER", "")),
         )
 
     def surroundings(self, remaining_s: Callable[[], float]) -> Surroundings:
@@ -151,6 +154,7 @@ _VARIABLES = {
     "KEYTURN_CA_FILE",
     "KEYTURN_KMS_KEY",
     "KEYTURN_IAM_USERS",
+    "KEYTURN_ONE_WORKER",
     "KEYTURN_PLAN",
     "KEYTURN_STRATEGY",
 }
@@ -717,18 +721,22 @@ def _candidates(
     plan = secret.plan
     if plan is not None and plan.generate is not None:
         return _Whole(plan.strategy, Generated(plan.generate))
+    module = _module(credential)
     policy = plan.password if plan is not None else generate.PasswordPolicy()
+    narrowed = _narrowed(policy, module)
 
     def fresh() -> Sensitive:
-        return generate.password(policy)
+        return generate.password(narrowed)
 
-    module = _module(credential)
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
         place = Place(store, secret.ref, secret.rotation_id)
         pause = _pause(surroundings)
-        target = MintedKeys(module.issuer(surroundings), place, _SystemClock(), pause)
+        lost_after = LANDING if settings.has_one_worker else STALE_AFTER
+        target = MintedKeys(
+            module.issuer(surroundings), place, _SystemClock(), pause, lost_after=lost_after
+        )
         return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
@@ -751,6 +759,18 @@ def _candidates(
         authority if plan is not None and plan.authority else None,
         plan.failed_logins if plan is not None else None,
     )
+
+
+def _narrowed(policy: generate.PasswordPolicy, module: TargetModule) -> generate.PasswordPolicy:
+    """Leave out what the target's secrets can never have, whatever the plan says."""
+    if not isinstance(module, NarrowModule):
+        return policy
+    excluded = "".join(each for each in policy.alphabet if each not in module.ALPHABET)
+    narrow = replace(policy, exclude=policy.exclude + excluded)
+    has_symbols = not narrow.alphabet.isalnum()
+    symbol = generate.CharacterClass.SYMBOL
+    required = (each for each in narrow.require if has_symbols or each is not symbol)
+    return replace(narrow, require=tuple(required))
 
 
 def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
@@ -810,8 +830,10 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
 
 def _members_of(engine: object) -> Members:
     """Return what the documents of an engine call principal and secret."""
-    module = _issuer_module(engine)
-    return module.MEMBERS if module is not None else Members()
+    for module in target_modules():
+        if isinstance(module, NamingModule) and engine in module.ENGINES:
+            return module.MEMBERS
+    return Members()
 
 
 def _issuer_module(engine: object) -> IssuerModule | None:
@@ -867,10 +889,22 @@ class EngineModule(TargetModule, Protocol):
 
 
 @runtime_checkable
-class IssuerModule(TargetModule, Protocol):
-    """One whose keys are minted, with what its documents call a key's id and secret."""
+class NamingModule(TargetModule, Protocol):
+    """One that says what its documents call the principal and its secret."""
 
     MEMBERS: Members
+
+
+@runtime_checkable
+class NarrowModule(TargetModule, Protocol):
+    """One whose secrets may have these characters only."""
+
+    ALPHABET: str
+
+
+@runtime_checkable
+class IssuerModule(NamingModule, Protocol):
+    """One whose keys are minted."""
 
     def issuer(self, surroundings: Surroundings) -> KeyIssuer:
         """Make the issuer."""
@@ -967,6 +1001,15 @@ def _strategy(value: str) -> Strategy | None:
         return Strategy(value) if value else None
     raise Misconfigured(
         "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(known)}, or none."
+    )
+
+
+def _has_one_worker(value: str) -> bool:
+    if value in {"", "true"}:
+        return value == "true"
+    raise Misconfigured(
+        "KEYTURN_ONE_WORKER is neither `true` nor left out",
+        remedy="Write `true` where the function's reserved concurrency is 1, else leave it out.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,9 +14,9 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from keyturn.destinations.s3_blob import FORMAT, SECRET, VERSION, S3Blob
-from keyturn.destinations.sealing import PLAINTEXT_MAX_BYTES, Label, unseal
-from keyturn.errors import Busy, Drifted, KeyturnError, Misconfigured
+from keyturn.destinations.s3_blob import DIGEST, FORMAT, SECRET, SIZE, VERSION, S3Blob, fetch
+from keyturn.destinations.sealing import PLAINTEXT_MAX_BYTES, Label, seal, unseal
+from keyturn.errors import Busy, Drifted, KeyturnError, Misconfigured, Unreachable
 from keyturn.local.aws import LocalAws
 from keyturn.model import Credential, RotationId, Sensitive, Version
 from keyturn.ports import Held
@@ -25,6 +26,7 @@ from keyturn.testing.strict_kms import StrictKms
 
 CANARY = "Canary7-"
 ALIAS, NAME, OBJECT = "alias/secrets", "prod/orders/db", "orders/db"
+LABEL, OTHER = Label(NAME, RotationId("v1")), Label("b", RotationId("v9"))
 _numbers = count(1)
 
 
@@ -152,7 +154,14 @@ def test_the_object_says_what_it_is(bucket: Bucket, size: int, format_: str) -> 
 
     deliver(bucket, text)
 
-    assert bucket.head()["Metadata"] == {SECRET: NAME, VERSION: "v1", FORMAT: format_}
+    body = bucket.body()
+    assert bucket.head()["Metadata"] == {
+        SECRET: NAME,
+        VERSION: "v1",
+        FORMAT: format_,
+        SIZE: str(len(body)),
+        DIGEST: hashlib.sha256(body).hexdigest(),
+    }
     assert bucket.reads() == Sensitive(text)
 
 
@@ -214,3 +223,69 @@ def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
 
     assert isinstance(error, Misconfigured)
     assert "NoSuchBucket" in str(error)
+
+
+# ---------------------------------------------------------------------------- what does not open
+
+
+def opened(bucket: Bucket, label: Label = LABEL, key: str = ALIAS) -> Sensitive:
+    body = fetch(bucket.straight, bucket.name, OBJECT, label)
+    return unseal(bucket.kms, label, body, "there", key)
+
+
+@pytest.mark.parametrize("size", [100, 10_000], ids=["bare", "message"])
+def test_whatever_is_wrong_with_a_copy_has_its_own_reason(bucket: Bucket, size: int) -> None:
+    """The bare ones too, of which KMS says nothing but that it does not open them."""
+    bucket.kms_server.add("alias/other")
+    deliver(bucket, CANARY.ljust(size, "x"))
+    body, said = bucket.body(), bucket.head()["Metadata"]
+    assert opened(bucket) == Sensitive(CANARY.ljust(size, "x"))
+    other = seal(bucket.kms, ALIAS, OTHER, Sensitive(CANARY.ljust(size, "x"))).body
+
+    def as_now(body: bytes, **changed: str) -> str:
+        bucket.put(body, **{**said, **changed})
+        return str(refusal(lambda: opened(bucket)))
+
+    reasons = {
+        "another version": str(refusal(lambda: opened(bucket, Label(NAME, OTHER.version_id)))),
+        "another secret": str(refusal(lambda: opened(bucket, Label("b", LABEL.version_id)))),
+        "another key": str(refusal(lambda: opened(bucket, key="alias/other"))),
+        "cut off": as_now(body[:-1]),
+        "a bit flipped": as_now(body[:-1] + bytes([body[-1] ^ 1])),
+        "swapped, with its metadata": as_now(other, **{SECRET: "b", VERSION: "v9"}),
+        "swapped, and the metadata forged": as_now(
+            other, **{SIZE: str(len(other)), DIGEST: hashlib.sha256(other).hexdigest()}
+        ),
+    }
+
+    assert reasons["another version"].endswith(f"{OBJECT} is version v1, not v9")
+    assert reasons["another secret"].endswith(f"{OBJECT} is a copy of {NAME}, not of b")
+    assert reasons["another key"] == "there was sealed with another key than alias/other"
+    assert reasons["cut off"].endswith(
+        f"has {len(body) - 1} bytes and was written with {len(body)}"
+    )
+    assert reasons["a bit flipped"].endswith("was changed after it was written")
+    assert reasons["swapped, with its metadata"].endswith(f"is a copy of b, not of {NAME}")
+    assert len(set(reasons.values())) == len(reasons)
+    assert all(NAME in each or OBJECT in each or "there" in each for each in reasons.values())
+
+
+def test_a_copy_that_was_written_by_hand_opens(bucket: Bucket) -> None:
+    """By the runbook: without size and digest, or without any metadata at all."""
+    sealed = seal(bucket.kms, ALIAS, LABEL, Sensitive(f"{CANARY}x")).body
+
+    for metadata in ({SECRET: NAME, VERSION: "v1"}, {}):
+        bucket.put(sealed, **metadata)
+        assert opened(bucket) == Sensitive(f"{CANARY}x")
+
+
+def test_where_nothing_is_there_is_nothing_to_open(bucket: Bucket) -> None:
+    error = refusal(lambda: opened(bucket))
+
+    assert isinstance(error, Misconfigured)
+    assert str(error).endswith("nothing is there")
+
+
+def test_no_answer_is_no_damage(bucket: Bucket) -> None:
+    with bucket.outage(), pytest.raises(Unreachable):
+        fetch(bucket.s3, bucket.name, OBJECT, LABEL)

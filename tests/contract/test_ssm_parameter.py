@@ -1,10 +1,11 @@
-"""Copies in Parameter Store: moto's, over the real wire."""
+"""Copies in Parameter Store: in moto's, and in a strict one of our own, over the real wire."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,9 @@ from keyturn.local.aws import LocalAws
 from keyturn.model import Credential, RotationId, Sensitive, Version
 from keyturn.ports import Held
 from keyturn.testing.contracts import MADE_AT, Depot, DestinationContract
+from keyturn.testing.fakes import World
 from keyturn.testing.faults import Moment, Proxy, Verdict
+from keyturn.testing.strict_ssm import StrictSsm
 
 CANARY = "Canary7-"
 NAME = "prod/orders/db"
@@ -129,6 +132,56 @@ class TestSsmParameter(DestinationContract):
         )
 
 
+@pytest.fixture
+def strict() -> Iterator[StrictSsm]:
+    clock = World().clock
+
+    def now() -> datetime:
+        clock.advance(timedelta(milliseconds=1))
+        return clock.now()
+
+    with StrictSsm(now) as ssm:
+        yield ssm
+
+
+def strict_place(ssm: StrictSsm, *, may_be_advanced: bool = False) -> SsmParameter:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    client: Any = boto3.client("ssm", **ssm.settings(), config=once)
+    return SsmParameter(
+        client,
+        parameter="/prod/orders/db",
+        kms_key="alias/secrets",
+        secret=NAME,
+        may_be_advanced=may_be_advanced,
+    )
+
+
+class TestStrictSsmParameter(DestinationContract):
+    """The store that takes nothing which Parameter Store would refuse."""
+
+    UNUSABLE = ("{{",)
+
+    @pytest.fixture
+    def depot(self, strict: StrictSsm) -> Depot:
+        by_hand: Any = boto3.client("ssm", **strict.settings())
+        return Depot(
+            strict_place(strict),
+            lambda: strict.value_of("/prod/orders/db"),
+            lambda: by_hand.put_parameter(
+                Name="/prod/orders/db",
+                Value="by hand",
+                Description="mine",
+                Type="SecureString",
+                Overwrite=True,
+            ),
+            Sensitive(CANARY.ljust(STANDARD_MAX_BYTES + 1, "x")),
+            "1 to 4,096; 8,192 if advanced",
+            lambda: 0,
+            strict.outage,
+            lambda: strict.lose_reply("PutParameter"),
+        )
+
+
 def test_a_look_asks_for_no_value(room: Room) -> None:
     asked: list[str] = []
     room.client.meta.events.register("before-call.ssm", lambda model, **_: asked.append(model.name))
@@ -220,6 +273,44 @@ def test_a_longer_value_makes_an_advanced_parameter_if_that_is_allowed(room: Roo
     longer = CANARY.ljust(ADVANCED_MAX_BYTES + 1, "x")
     error = refusal(lambda: deliver(room, longer, "v3", advanced=True))
     assert "has 8,193 bytes, a parameter takes 1 to 8,192" in str(error)
+
+
+def test_parameter_store_takes_what_we_send_in_either_tier(strict: StrictSsm) -> None:
+    """Up to the last byte; and a short value in an advanced one, which stays one."""
+    sizes = [STANDARD_MAX_BYTES, ADVANCED_MAX_BYTES, 100]
+    place = strict_place(strict, may_be_advanced=True)
+
+    for number, size in enumerate(sizes):
+        text = Sensitive(CANARY.ljust(size, "x"))
+        place.deliver(version(f"v{number}"), text, place.holds())
+        assert strict.value_of("/prod/orders/db") == text
+
+    tiers = [written.tier for written in strict.history["/prod/orders/db"]]
+    assert tiers == ["Standard", "Advanced", "Advanced"]
+
+
+def test_the_longest_name_fits_into_the_description(strict: StrictSsm) -> None:
+    """512 characters for the secret, 64 for the version."""
+    client: Any = boto3.client("ssm", **strict.settings())
+    place = SsmParameter(
+        client, parameter="a", kms_key="alias/secrets", secret="s" * 512, may_be_advanced=False
+    )
+
+    place.deliver(version("v" * 64), Sensitive(f"{CANARY}x"), place.holds())
+
+    assert place.holds().version_id == RotationId("v" * 64)
+
+
+def test_a_parameter_that_is_no_secure_string_is_named(strict: StrictSsm) -> None:
+    """Its type stays, whoever writes: delete it, or name another."""
+    by_hand: Any = boto3.client("ssm", **strict.settings())
+    by_hand.put_parameter(Name="/prod/orders/db", Value="placeholder", Type="String")
+    place = strict_place(strict)
+
+    error = refusal(lambda: place.deliver(version("v1"), Sensitive(CANARY), place.holds()))
+
+    assert isinstance(error, Misconfigured)
+    assert "HierarchyTypeMismatchException" in str(error)
 
 
 def test_bytes_are_counted_not_characters(room: Room) -> None:

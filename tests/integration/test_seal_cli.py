@@ -101,6 +101,24 @@ def test_bytes_go_in_and_out_through_pipes(key: str, folder: Path, size: int) ->
     assert is_same
 
 
+def test_an_object_is_opened_where_it_is(cloud: LocalAws, key: str, folder: Path) -> None:
+    """By its address; what it says of itself explains why it is not the right one."""
+    s3: Any = boto3.client("s3", **cloud.settings())
+    bucket, sealed = f"seal-{os.getpid()}-{next(_numbers)}", folder / "sealed"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    run("seal", "-", *AS_IS, "--kms-key", key, "--out", str(sealed), given=b"Canary7-there")
+    metadata = {"keyturn-secret": NAME, "keyturn-version": VERSION}
+    s3.put_object(Bucket=bucket, Key="a/b", Body=sealed.read_bytes(), Metadata=metadata)
+
+    found = run("open", f"s3://{bucket}/a/b", *AS_IS)
+    another = refusal("open", f"s3://{bucket}/a/b", "--secret", NAME, "--version-id", "v2")
+
+    is_same = found.stdout_bytes == b"Canary7-there"
+    assert is_same
+    assert str(refusal("open", "s3://a", *AS_IS)) == "s3://a names no object"
+    assert str(another) == f"s3://{bucket}/a/b is version {VERSION}, not v2"
+
+
 def test_a_terminal_is_refused_unless_it_is_asked_for(
     cloud: LocalAws, key: str, folder: Path
 ) -> None:

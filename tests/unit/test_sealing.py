@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import random
 import secrets
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,8 +109,10 @@ def test_without_the_library_short_values_are_sealed_and_long_ones_refused(
 ) -> None:
     """And the error says what to install."""
     long = seal(kms, ALIAS, LABEL, Sensitive(LONG))
-    monkeypatch.setitem(sys.modules, "aws_encryption_sdk", None)
-    monkeypatch.setattr(sys.modules["importlib.util"], "find_spec", lambda _: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "encryption" in name else find(name)
+    )
 
     assert seal(kms, ALIAS, LABEL, Sensitive(SHORT)).format is Format.KMS
     with pytest.raises(Unsupported, match="4,096 bytes need the AWS Encryption SDK") as caught:

@@ -63,7 +63,13 @@ def seal(  # noqa: PLR0913  # a command has as many parameters as options
 
 
 def open_(  # noqa: PLR0913  # a command has as many parameters as options
-    file: Annotated[str, typer.Argument(help="The sealed copy; or - for standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="The sealed copy: a file, s3://BUCKET/KEY, or - for standard input.",
+            metavar="FILE|-",
+        ),
+    ],
     secret: Annotated[str, typer.Option(help="The name of the secret that it has to be of.")],
     version_id: Annotated[str, typer.Option(help="The id of the version that it has to be.")],
     kms_key: Annotated[
@@ -88,9 +94,9 @@ def open_(  # noqa: PLR0913  # a command has as many parameters as options
             "the value would be shown: standard output is a terminal",
             remedy="Write it to a new file with --out, or to a pipe; --terminal shows it.",
         )
-    body, where = (sys.stdin.buffer.read(), "standard input") if file == "-" else _read(file)
     label = sealing.Label(secret, RotationId(version_id))
-    value = sealing.unseal(_client("kms"), label, body, where, kms_key)
+    where = "standard input" if file == "-" else file
+    value = sealing.unseal(_client("kms"), label, _body(file, label), where, kms_key)
     if out is not None:
         files.write(out, value)
     else:
@@ -134,9 +140,18 @@ def _client(service: str) -> Any:
     return make(service, config=config)
 
 
-def _read(name: str) -> tuple[bytes, str]:
+def _body(name: str, label: Label) -> bytes:
+    from keyturn.destinations.s3_blob import fetch
+
+    if name == "-":
+        return sys.stdin.buffer.read()
+    if name.startswith("s3://"):
+        bucket, _, key = name.removeprefix("s3://").partition("/")
+        if not (bucket and key):
+            raise Misconfigured(f"{name} names no object", remedy="Write s3://BUCKET/KEY.")
+        return fetch(_client("s3"), bucket, key, label)
     try:
-        return Path(name).read_bytes(), name
+        return Path(name).read_bytes()
     except OSError as error:
         fact = error.strerror
     raise Misconfigured(f"{name}: {fact}", remedy="Name a file that can be read.")

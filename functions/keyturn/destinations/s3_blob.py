@@ -4,18 +4,20 @@ The object's metadata says which version of which secret it is, and in which for
 with the body, in one act. Each write is conditional on what was seen there. How the bucket itself
 encrypts does not matter: the copy is sealed before it is sent.
 
-What it never does: write over another secret's copy, or read a copy.
+What a destination never does: write over another secret's copy, or read one. Reading is for people:
+`fetch`, which `keyturn open` calls.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
 
 from keyturn.boundary import ask_aws
 from keyturn.destinations.sealing import Kms, Label, seal
-from keyturn.errors import Busy, Drifted
+from keyturn.errors import Busy, Drifted, Misconfigured
 from keyturn.model import RotationId, Sensitive, Version
 from keyturn.ports import Held
 
@@ -30,7 +32,8 @@ PERMISSIONS = (
 S3 answers *denied* for an object that is not there."""
 
 SECRET, VERSION, FORMAT = "keyturn-secret", "keyturn-version", "keyturn-format"
-"""What the metadata is called."""
+SIZE, DIGEST = "keyturn-bytes", "keyturn-sha256"
+"""What the metadata is called. The last two are of the ciphertext."""
 
 _NOTHING: Mapping[str, Any] = {"Metadata": {}, "ETag": ""}
 _OVERTAKEN: Mapping[str, Any] = {}
@@ -44,6 +47,10 @@ _LOST = {
 
 class S3(Protocol):
     """What is used of a boto3 client, with time-outs."""
+
+    def get_object(self, **parameters: object) -> Mapping[str, Any]:
+        """GetObject."""
+        ...
 
     def head_object(self, **parameters: object) -> Mapping[str, Any]:
         """HeadObject."""
@@ -107,6 +114,8 @@ class S3Blob:
                 SECRET: self._secret,
                 VERSION: version.rotation_id,
                 FORMAT: sealed.format.value,
+                SIZE: str(len(sealed.body)),
+                DIGEST: hashlib.sha256(sealed.body).hexdigest(),
             },
         )
         written = ask_aws("PutObject", self.name(), put, _LOST)
@@ -116,3 +125,47 @@ class S3Blob:
                 f"{self.name()}: something else has been written there since we looked",
                 remedy="Nothing: it is looked at again.",
             )
+
+
+# ---------------------------------------------------------------------------- for people
+
+_ABSENT: Mapping[str, Any] = {}
+_AGAIN = "Deliver the version again, and find out who has written there."
+
+
+def fetch(s3: S3, bucket: str, key: str, label: Label) -> bytes:
+    """Return the sealed copy that is there and has to be *label*'s.
+
+    The metadata can be forged. It may show why a copy is not the right one; that it is the right
+    one shows only when it opens.
+
+    Raises:
+        Misconfigured: There is nothing.
+        Drifted: By the metadata it is another secret's, another version, cut off or changed.
+    """
+    where = f"s3://{bucket}/{key}"
+
+    def get() -> Mapping[str, Any]:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+        return {**answer, "Body": answer["Body"].read()}
+
+    found = ask_aws("GetObject", where, get, {"NoSuchKey": _ABSENT})
+    if found is _ABSENT:
+        raise Misconfigured(f"{where}: nothing is there", remedy="Correct the object's key.")
+    body: bytes = found["Body"]
+    said = {SECRET: label.secret, VERSION: label.version_id, **found["Metadata"]}
+    if said[SECRET] != label.secret:
+        raise Drifted(f"{where} is a copy of {said[SECRET]}, not of {label.secret}", remedy=_AGAIN)
+    if said[VERSION] != label.version_id:
+        raise Drifted(
+            f"{where} is version {said[VERSION]}, not {label.version_id}",
+            remedy="Ask for that version, or deliver the one that you want.",
+        )
+    if said.get(SIZE, str(len(body))) != str(len(body)):
+        raise Drifted(
+            f"{where} has {len(body)} bytes and was written with {said[SIZE]}", remedy=_AGAIN
+        )
+    digest = hashlib.sha256(body).hexdigest()
+    if said.get(DIGEST, digest) != digest:
+        raise Drifted(f"{where} was changed after it was written", remedy=_AGAIN)
+    return body

@@ -211,7 +211,7 @@ def _opened(kms: Kms, label: Label, body: bytes, where: str, key: str | None) ->
             found = context.get(member, "")
             if found != ours:
                 raise Drifted(
-                    f"{where}: its {member} is {context.get(member, '')[:80]!a}, not {ours!r}",
+                    f"{where}: its {member} is {found[:80]!a}, not {ours!r}",
                     remedy=_WRONG_LABEL,
                 )
         return _decrypted(kms, label, wrapped, where, key)
