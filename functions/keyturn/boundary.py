@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from keyturn.document import kind_of
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
 from keyturn.model import Outcome, RotationId, SecretRef, Sensitive, Step
 
 T = TypeVar("T")
@@ -393,6 +393,8 @@ class Telemetry:
                 "remedy": error.remedy,
             },
         )
+        if isinstance(error, Untraceable):
+            self._metrics.add_metric(name="KeyPossiblyLost", unit="Count", value=1)
         self._measure(facts, "StepFailed", elapsed_ms)
 
     def _measure(self, facts: Mapping[str, str], name: str, elapsed_ms: int) -> None:

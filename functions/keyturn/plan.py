@@ -27,12 +27,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from keyturn import generate
+from keyturn import generate, http_api_plan
 from keyturn.errors import Misconfigured
 from keyturn.generate import PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.policy import Policy
 from keyturn.generators.text import AnyCharset, Exclude, Length, Require
+from keyturn.http_api import HttpApi
+from keyturn.http_api_plan import HttpApiShape
 from keyturn.model import Strategy
 from keyturn.shapes import (
     Place,
@@ -60,6 +62,7 @@ class SecretPlan:
         authority: The ARN of what sets the password in place of a login, if something does.
         generate: What is generated, where the value is nobody's login.
         failed_logins: How many logins of the secret's own user may fail in a rotation.
+        http: The API that makes the key, where it is one that the plan declares.
     """
 
     strategy: Strategy
@@ -70,6 +73,7 @@ class SecretPlan:
     authority: str | None = None
     generate: Policy | None = None
     failed_logins: int | None = None
+    http: HttpApi | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,12 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
+    http: (
+        Annotated[
+            HttpApiShape, msgspec.Meta(description="The HTTP API that makes the key, if one does.")
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class GenerateShape(
@@ -288,6 +298,7 @@ _FIXES: Mapping[str, str] = {
     " account, such as `failed_logins: 2`.",
     "no limit": "Remove `failed_logins`: an `authority` sets the password in any case.",
     "generate": "Write a mapping, such as `generate: {kind: hmac}`.",
+    "http": "Write how the API is asked: `hosts`, `create`, `verify`, `delete`, `list`.",
     **kinds.FIXES,
 }
 
@@ -310,6 +321,7 @@ def _login(
     if "password" in entry:
         at = place.at("password")
         require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
+    api = http_api_plan.read(entry["http"], place.at("http")) if "http" in entry else None
     read = shaped(entry, shape, place, _FIXES)
     policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
@@ -321,8 +333,11 @@ def _login(
         policy,
         _given(read, "authority"),
         failed_logins=_given(read, "failed_logins"),
+        http=api,
     )
     _require_logins(planned, name, place)
+    if planned.users and api is not None:
+        raise refusal(place.at("users"), "stands beside `http`", "Leave one of them out.")
     return planned
 
 

@@ -472,9 +472,11 @@ def _candidates(
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
-        place = Place(store, secret.ref, secret.rotation_id)
-        pause = _pause(surroundings)
-        target = MintedKeys(module.issuer(surroundings), place, _SystemClock(), pause)
+        issuer = module.issuer(_with_plan(surroundings, plan, settings, store))
+        # The whole name: the keys' own names follow from it.
+        ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
+        place = Place(store, ref, secret.rotation_id)
+        target = MintedKeys(issuer, place, _SystemClock(), _pause(surroundings))
         return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
@@ -497,6 +499,17 @@ def _candidates(
         authority if plan is not None and plan.authority else None,
         plan.failed_logins if plan is not None else None,
     )
+
+
+def _with_plan(
+    surroundings: Surroundings, plan: SecretPlan | None, settings: Settings, store: SecretStore
+) -> Surroundings:
+    """Add what the plan says to an issuer, and the admin's credential, read when it is needed."""
+    if plan is None:
+        return surroundings
+    name = plan.admin
+    admin = (lambda: _admin(name, settings, store)) if name is not None else None
+    return replace(surroundings, declared=plan.http, admin=admin)
 
 
 def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:

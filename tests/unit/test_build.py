@@ -300,7 +300,7 @@ def test_the_handler_runs_with_the_package_and_the_runtimes_boto3_alone(
 def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Path) -> None:
     """Targets are found by looking into their folder, so what is packed is what there is.
 
-    IAM's needs no driver, and is in every package.
+    Those of minted keys need no driver, and are in every package.
     """
     ran = _python(
         package,
@@ -309,7 +309,7 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
-    found = ["keyturn.targets.iam_access_key", "keyturn.targets.postgres"]
+    found = [f"keyturn.targets.{name}" for name in ("http_api_key", "iam_access_key", "postgres")]
     assert ran.stdout.strip() == str(found), ran.stderr
 
 
