@@ -23,6 +23,7 @@ from keyturn.model import (
     Credential,
     Outcome,
     RotationId,
+    SecretRef,
     Sensitive,
     Step,
     Trace,
@@ -441,6 +442,16 @@ def test_a_key_with_another_name_is_foreign(named: Lab, name: str) -> None:
     named.run_late("b")
 
     assert "HUMAN" in named.alive()
+
+
+def test_another_secrets_lost_key_is_foreign(named: Lab) -> None:
+    """They may share a holder. Each secret's rotations know their own."""
+    place = Place(named.store, SecretRef("other"), RotationId("v0"))
+    MintedKeys(named.issuer, place, named.world.clock, named.pause).create(named.first, [])
+
+    named.run_late("a")
+
+    assert named.alive() == {"K0", "K1", named.serves()}
 
 
 def test_a_nameless_key_made_after_a_crash_is_foreign(named: Lab) -> None:
