@@ -1035,11 +1035,11 @@ def test_an_api_is_read_as_it_is_declared() -> None:
 
 def test_headers_of_all_requests_are_not_for_the_use_of_a_key() -> None:
     """The admin's credential goes with the admin's requests only."""
-    common = 'headers: {Authorization: "Bearer {admin_secret}"}\n      hosts:'
+    common = 'headers: {X-Admin: "{admin_secret}"}\n      hosts:'
     api = read(_http("hosts:", common)).secrets["prod/a"].http
 
     assert api is not None
-    assert api.delete.request.headers == {"Authorization": "Bearer {admin_secret}"}
+    assert api.delete.request.headers == {"X-Admin": "{admin_secret}"}
     assert api.verify.request.headers == {"Authorization": "Bearer {secret}"}
 
 

@@ -256,7 +256,7 @@ class HttpApiKeys:
 
 _ID = re.compile(r"[!-~]{1,255}")
 _LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[^,;\"]*(?:\"[^\"]*\")?)*)")
-_NEXT = re.compile(r";\s*rel\s*=\s*\"?(?:[^\";]*\s)?next(?:\s[^\";]*)?(?:\"|;|\s*$)", re.IGNORECASE)
+_PARAMETER = re.compile(r";\s*([\w*-]+)\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))")
 _MILLISECONDS_FROM = 100_000_000_000
 """A number of at least this many is a time in milliseconds; in seconds, it is the year 5138."""
 
@@ -327,7 +327,13 @@ def _no(listing: Listing, what: str, pointer: str) -> Misconfigured:
 
 def _next_url(answer: Answer, page: object, following: str | None) -> str | None:
     if following == "link":
-        found = (each[1] for each in _LINK.finditer(answer.link) if _NEXT.search(each[2]))
-        return next(found, None)
+        return next((each[1] for each in _LINK.finditer(answer.link) if _is_next(each[2])), None)
     url = at(page, following) if following is not None else None
     return url if isinstance(url, str) and url and url is not MISSING else None
+
+
+def _is_next(parameters: str) -> bool:
+    """Tell whether a link's relation, one of several maybe, is `next` (RFC 8288)."""
+    found = _PARAMETER.findall(parameters)
+    relations = [quoted or bare for name, quoted, bare in found if name.lower() == "rel"]
+    return any("next" in relation.lower().split() for relation in relations)

@@ -212,13 +212,25 @@ def _another_host(host: str) -> Denied:
 
 
 def _require_no_metadata(sock: socket.socket, host: str) -> None:
-    """Refuse a name that leads to a link-local address: there clouds hand out credentials."""
-    address = str(sock.getpeername()[0]).partition("%")[0]
-    if ipaddress.ip_address(address).is_link_local and address not in host:
+    """Refuse a name that leads to where clouds hand out credentials. A listed address may."""
+    found = ipaddress.ip_address(str(sock.getpeername()[0]).partition("%")[0])
+    address = getattr(found, "ipv4_mapped", None) or found
+    if not _is(found, host) and (address.is_link_local or str(address) in _METADATA):
         raise Denied(
-            f"{host} leads to a link-local address",
+            f"{host} leads to an address of the cloud itself",
             remedy="Correct the name's DNS records; list the address itself, if it is meant.",
         )
+
+
+def _is(address: ipaddress.IPv4Address | ipaddress.IPv6Address, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(urlsplit(f"//{host}").hostname or "") == address
+    except ValueError:  # a name
+        return False
+
+
+_METADATA = {"fd00:ec2::254", "100.100.100.200", "168.63.129.16"}
+"""Where AWS, Alibaba and Azure have it besides the link-local addresses."""
 
 
 class _Deadline:

@@ -151,7 +151,7 @@ class StrictApi:
         self.host = f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        poll_s = 0.01
+        poll_s = 0.001
         threading.Thread(target=self._server.serve_forever, args=[poll_s], daemon=True).start()
         return self
 
@@ -242,6 +242,8 @@ class StrictApi:
         api = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # one packet, not a wait for the acknowledgement of the first
+
             def _serve(self) -> None:
                 api.serve(self)
 
