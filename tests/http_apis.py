@@ -110,7 +110,7 @@ class Kill:
             raise Crash
 
 
-class _Store(LabelledStore):
+class Store(LabelledStore):
     """Remembers what was promoted."""
 
     def __init__(self, world: World, first: Credential) -> None:
@@ -137,7 +137,7 @@ class Shop:
         self.declared = declared(text, self.api)
         self.foreign = self.api.make_key("by hand", LATE) if has_foreign else None
         self.first = self.api.make_key("first", LATE)
-        self.store = _Store(self.world, credential(self.api, self.first))
+        self.store = Store(self.world, credential(self.api, self.first))
         self.on_request: Callable[[], None] = lambda: None
 
     def issuer(self) -> HttpApiKeys:

@@ -16,6 +16,7 @@ from http_apis import (
     REPEATABLE,
     TOY,
     Shop,
+    Store,
     admin,
     credential,
     declared,
@@ -108,6 +109,19 @@ def test_a_recipe_rotates_and_leaves_what_is_not_its_own(shop: Shop) -> None:
     assert shop.alive() - shop.unlisted() == {second, shop.serves()}
     assert shop.foreign in shop.api.alive()
     assert shop.current_works()
+
+
+@each_provider
+def test_an_admin_makes_the_first_key(shop: Shop) -> None:
+    """The secret has `none` for an id and for a key."""
+    none = replace(shop.store.serves().credential, principal="none", secret=Sensitive("none"))
+    shop.store = Store(shop.world, none)
+
+    shop.rotation("a").run()
+    shop.run_late("b")
+
+    assert shop.current_works()
+    assert shop.foreign in shop.api.alive()
 
 
 @each_provider

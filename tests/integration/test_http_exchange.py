@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from certificates import Authority
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.http_api import Request
 from keyturn.model import Credential, Sensitive, Surroundings
@@ -33,6 +32,7 @@ from keyturn.targets.http_exchange import (
     next_page,
     require_ok,
 )
+from keyturn.testing.certificates import Authority
 
 SECRET = "Canary7-an-api-key"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

@@ -212,7 +212,8 @@ def test_the_package_that_generates_holds_what_makes_keys_and_no_driver(
     assert not [driver for drivers in DRIVERS.values() for driver in drivers & names]
     assert {path.name for path in (generating / "aws").iterdir()} == {"generate.py", "rotate.py"}
     targets = {path.name for path in (generating / "keyturn" / "targets").iterdir()}
-    assert targets == {"__init__.py", "iam_access_key.py"}
+    keys = {"iam_access_key.py", "http_api_key.py", "http_exchange.py", "members.py", "tls.py"}
+    assert targets == {"__init__.py", *keys}
     assert _zip_bytes(generating, tmp_path) <= GENERATE_ZIP_MAX_BYTES
 
 
