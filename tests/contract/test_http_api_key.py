@@ -62,15 +62,18 @@ def stack() -> Iterator[ExitStack]:
 
 
 class TestHttpApiKeys(MintedContract):
-    """A toy with two keys at most, found again by its name or by its time."""
+    """A toy with two keys at most, found by its name or its time. Its lists may be late."""
 
-    @pytest.fixture(params=[TOY, NAMELESS], ids=["by name", "by time"])
+    @pytest.fixture(
+        params=[(TOY, 0.0), (NAMELESS, 0.0), (TOY, 20.0), (NAMELESS, 20.0)],
+        ids=["by name", "by time", "by name, late", "by time, late"],
+    )
     def mint(self, stack: ExitStack, request: pytest.FixtureRequest) -> Mint:
         world = World()
         api = stack.enter_context(StrictApi(Toy(), world.clock.now))
         key = api.make_key("first", timedelta(days=1))
         current = credential(api, key)
-        text = str(request.param)
+        text, api.list_lag_s = request.param
 
         def lose() -> AbstractContextManager[None]:
             return api.break_all(Fault.LOST_REPLY, "POST /keys")

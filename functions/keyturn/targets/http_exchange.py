@@ -102,6 +102,9 @@ def _answer(connection: http.client.HTTPConnection, request: Request, values: Va
     headers, body = _headers(request, values), _body(request, values)
     deadline = _Deadline(connection.timeout or TIMEOUT_S)
     connection.set_debuglevel(0)  # It would print the headers, whoever switched it on.
+    # A name may have several addresses, and each is given the time-out.
+    found = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
+    connection.timeout = deadline.left_s() / len(found)
     connection.connect()
     with closing(connection.sock) as line:
         _require_no_metadata(line, request.host)
