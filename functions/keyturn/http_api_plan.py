@@ -164,7 +164,8 @@ MADE = frozenset({"name", "rotation"})
 TIMED = frozenset({"expires_on"})
 KEY = frozenset({"id"})
 USED = frozenset({"id", "secret", "basic"})
-"""The placeholders there are. Which request may have which is in `read`."""
+PLACEHOLDERS = ADMIN | MADE | TIMED | KEY | USED
+"""All there are."""
 
 _FIXES: Mapping[str, str] = {
     "hosts": "List the hosts of the URLs, such as `hosts: [api.example.com]`.",
@@ -203,7 +204,7 @@ def read(tree: object, place: Place) -> HttpApi:
     """
     entry = mapping(tree, place, _FIXES["create"])
     require_keys(entry, HttpApiShape, place, _FIXES)
-    for key, shape in _PARTS.items():
+    for key, shape in PARTS.items():
         if key in entry:
             at = place.at(key)
             require_keys(mapping(entry[key], at, _FIXES[key]), shape, at, _FIXES)
@@ -212,7 +213,7 @@ def read(tree: object, place: Place) -> HttpApi:
     return api
 
 
-_PARTS: Mapping[str, type[RequestShape]] = {
+PARTS: Mapping[str, type[RequestShape]] = {
     "create": CreateShape,
     "verify": VerifyShape,
     "delete": ChangeShape,
@@ -391,7 +392,7 @@ def _check_headers(headers: Mapping[str, str], place: Place) -> None:
 def _check_placeholders(request: Request, allowed: frozenset[str], place: Place) -> None:
     if unknown := _placeholders(request) - allowed:
         # Shown, if at all, as a name: somebody may have pasted a secret in braces.
-        shown = min(unknown) if min(unknown) in MADE | TIMED | USED | ADMIN else "..."
+        shown = min(unknown) if min(unknown) in PLACEHOLDERS else "..."
         known = ", ".join(f"{{{each}}}" for each in sorted(allowed))
         raise refusal(place, f"has the placeholder {{{shown}}}", f"Use {known} only.")
 

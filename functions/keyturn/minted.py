@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from keyturn.errors import Busy, Drifted, NotYetAccepted, Unreachable, Untraceable
+from keyturn.errors import Busy, Denied, Drifted, NotYetAccepted, Unreachable, Untraceable
 from keyturn.model import (
     Attempt,
     Credential,
@@ -156,9 +156,11 @@ class MintedKeys:
         self._settle(self._declared())
 
     def discard(self, minted: Credential) -> None:
-        """See `Minting.discard`. The intent stays: the issuer may not know the key everywhere."""
+        """See `Minting.discard`. The intent stays where lists may yet show the key."""
         self._issuer.deactivate(minted, minted.principal)
         self._issuer.delete(minted, minted.principal)
+        if self._issuer.trace in _UNLISTED:
+            self._settle(self._declared())
 
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Nothing is to be set."""
@@ -369,7 +371,7 @@ class MintedKeys:
             self._declare(since, foreign)
         try:
             return self._issuer.mint(current, attempt)
-        except Busy:  # An answer: none was made. After no answer, there may be one.
+        except (Busy, Denied):  # An answer: none was made. After no answer, there may be one.
             self._settle(self._declared())
             raise
         except Unreachable as error:

@@ -31,7 +31,7 @@ from keyturn.errors import (
     Untraceable,
 )
 from keyturn.http_api import Listing, Request
-from keyturn.model import Sensitive, Surroundings
+from keyturn.model import RotationId, Sensitive, Surroundings
 from keyturn.targets import http_api_key, http_exchange
 from keyturn.targets.http_api_key import issuer
 from keyturn.targets.http_exchange import Answer
@@ -246,21 +246,20 @@ def test_every_page_is_read(stack: ExitStack) -> None:
         assert {key.id for key in listed} == set(shop.api.keys)
 
 
-def test_a_list_that_does_not_end_is_refused(
-    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GitLab, "_page", _looping)
-    shop = Shop(stack, GitLab(), recipe("gitlab"))
+class Endless(GitLab):
+    """Its pages lead in a circle."""
+
+    def page(self, api: StrictApi, asked: Asked) -> Reply:
+        number = int(asked.query.get("page", "1"))
+        url = f"http://{api.host}{asked.path}?state=active&page={number % 3 + 1}"
+        return Reply(200, [], {"Link": f'<{url}>; rel="next"'})
+
+
+def test_a_list_that_does_not_end_is_refused(stack: ExitStack) -> None:
+    shop = Shop(stack, Endless(), recipe("gitlab"))
 
     with pytest.raises(Misconfigured, match="does not end"):
         shop.issuer().keys(shop.store.serves().credential)
-
-
-def _looping(self: GitLab, api: StrictApi, asked: Asked) -> Reply:
-    del self
-    page = int(asked.query.get("page", "1"))
-    url = f"http://{api.host}{asked.path}?state=active&page={page % 3 + 1}"
-    return Reply(200, [], {"Link": f'<{url}>; rel="next"'})
 
 
 @pytest.mark.parametrize(
@@ -320,6 +319,23 @@ def test_a_pointer_that_leads_nowhere_is_named(toy: Shop, pointer: str) -> None:
 
     with pytest.raises(Misconfigured, match="/nowhere"):
         made.keys(current) if part == "list" else made.mint(current, ATTEMPT)
+
+
+class Odd(Toy):
+    """Its ids can be sent nowhere."""
+
+    def key_id(self, number: int, tail: str) -> str:
+        """See `Shape.key_id`."""
+        return super().key_id(number, tail) if number == 1 else "an id with blanks"
+
+
+def test_a_key_that_could_never_be_used_is_not_stored(stack: ExitStack) -> None:
+    shop = Shop(stack, Odd(), TOY, has_foreign=False)
+
+    with pytest.raises(Misconfigured, match="'key_id'"):
+        shop.rotation("a").run()
+
+    assert shop.store.versions[RotationId("a")] is None
 
 
 @pytest.mark.parametrize("key_id", ["", ".", "..", "a b", "a\n", "ä", "x" * 256])

@@ -11,6 +11,7 @@ import pytest
 
 from keyturn.errors import (
     Busy,
+    Denied,
     Drifted,
     KeyturnError,
     NotYetAccepted,
@@ -485,14 +486,14 @@ def test_a_key_of_ours_that_is_used_is_left(named: Lab) -> None:
 
 def test_every_try_has_a_name_of_its_own_and_a_rotation_one(named: Lab) -> None:
     asked: list[Attempt] = []
-    mint = named.issuer.mint
 
     class Asking(MemoryIssuer):
         def mint(self, current: Credential, attempt: Attempt) -> Credential:
             asked.append(attempt)
-            return mint(current, attempt)
+            return super().mint(current, attempt)
 
-    named.issuer.__class__ = Asking
+    named.issuer = Asking(named.world, named.issuer.keys_by_id)
+    named.issuer.trace, named.issuer.limit = Trace.NAME, 9
     for name in ("a", "a", "b"):
         named.begin(name)
         named.target(name).create(named.first, [])
@@ -551,6 +552,37 @@ def test_without_a_list_a_good_rotation_reports_nothing(unlisted: Lab) -> None:
     unlisted.begin("b").run()
 
     assert unlisted.serves() == "K2"
+
+
+def test_without_a_list_a_key_that_was_discarded_is_not_reported(unlisted: Lab) -> None:
+    first = unlisted.begin("a")
+
+    def overtake(_: int, name: str) -> None:
+        if name == "issuer.mint":
+            unlisted.store.begin(RotationId("b"))
+
+    unlisted.world.after = overtake
+    with pytest.raises(Busy):
+        first.run()
+    unlisted.mend()
+
+    unlisted.run_late("b")
+
+    assert unlisted.alive() == {"K0", "K2"}
+    unlisted.run_late("c")
+
+
+@pytest.mark.parametrize("answer", [Busy("full", remedy=""), Denied("no", remedy="")], ids=str)
+def test_a_refusal_is_an_answer_and_leaves_no_intent(unlisted: Lab, answer: KeyturnError) -> None:
+    """Nothing was made: it is tried again as soon as it may be."""
+    unlisted.fail_at("issuer.mint", answer)
+    with pytest.raises(type(answer)):
+        unlisted.begin("a").run()
+    unlisted.mend()
+
+    unlisted.resume("a").run()
+
+    assert unlisted.serves() == "K1"
 
 
 def test_a_repeatable_create_is_asked_again_in_the_same_rotation(unlisted: Lab) -> None:

@@ -157,7 +157,9 @@ class HttpApiKeys:
                 f"{create.request}: no text at {create.id if principal is None else create.secret}",
                 remedy="Correct the pointers under `create`; a key was made that nobody has.",
             )
-        return replace(current, principal=principal, secret=Sensitive(secret))
+        minted = replace(current, principal=principal, secret=Sensitive(secret))
+        self.holder(minted)  # What could never be used or deleted is not stored.
+        return minted
 
     def verify(self, credential: Credential) -> bool:
         """See `KeyIssuer.verify`. On a new connection, which may lead to another host."""

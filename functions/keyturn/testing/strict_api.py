@@ -490,13 +490,14 @@ class GitLab(Shape):
                 key = api.created(asked.json()["name"])
                 return Reply(201, {**self._shown(key), "token": key.secret.reveal()})
             case "GET", ["api", "v4", "projects", "1234", "access_tokens"]:
-                return self._page(api, asked)
+                return self.page(api, asked)
             case "DELETE", ["api", "v4", "projects", "1234", "access_tokens", key_id]:
                 api.found(key_id).is_gone = True
                 return Reply(204)
         raise Refused(404)
 
-    def _page(self, api: StrictApi, asked: Asked) -> Reply:
+    def page(self, api: StrictApi, asked: Asked) -> Reply:
+        """Answer one page of the list."""
         if asked.query.get("state") != "active":
             raise Refused(400)
         start = int(asked.query.get("page", "1")) - 1
