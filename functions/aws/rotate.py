@@ -4,8 +4,8 @@ Event (see events/secrets-manager/): Step, SecretId (a full ARN), ClientRequestT
 rotation runs under an assumed role, RotationToken.
 
 Environment: KEYTURN_SECRETS, KEYTURN_ADMIN_SECRETS, KEYTURN_STRATEGY, KEYTURN_PLAINTEXT_HOSTS,
-KEYTURN_CA_FILE, KEYTURN_IAM_USERS, KEYTURN_PLAN (see docs/deploy.md); AWS_ENDPOINT_URL for a cloud
-other than AWS's.
+KEYTURN_CA_FILE, KEYTURN_IAM_USERS, KEYTURN_ONE_WORKER, KEYTURN_PLAN (see docs/deploy.md);
+AWS_ENDPOINT_URL for a cloud other than AWS's.
 
 Returns the secret's name, the rotation id, the step and its outcome; never a value. Raises on
 failure, because Secrets Manager takes an error as "run this rotation again".

@@ -232,6 +232,7 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "Throttling": _UNREACHABLE,
     "ThrottlingException": _UNREACHABLE,
     "TooManyRequestsException": _UNREACHABLE,
+    "UnauthorizedException": _DENIED,
     "UnrecognizedClientException": _DENIED,
     "ValidationException": _OUR_CALL,
 }

@@ -50,6 +50,12 @@ GRACE = timedelta(hours=1)
 SKEW = timedelta(minutes=1)
 """How far the issuer's clock may be behind ours. Signed requests allow no more than minutes."""
 
+LANDING = timedelta(minutes=5)
+"""How long after its worker has died a call may still take effect, at the very most.
+
+A key is stored right after it was made. Where one worker lives at a time, a lost one is this old.
+"""
+
 PROOFS = 3
 """How often in a row a new key must work. After the first time, another host may not know it."""
 
@@ -108,8 +114,8 @@ class MintedKeys:
     Args:
         pause: Waits, as long as there is time.
         grace: How long the previous key is left alone, at the least.
-        stale_after: How long a worker may live. With a lease that only one worker can hold, and
-            that ends with it, this is zero: then nobody else is alive.
+        lost_after: How old a key must be that no version has, until nobody can be about to store
+            it: as old as a worker gets. With a lease, so that no two live at once: `LANDING`.
     """
 
     def __init__(  # noqa: PLR0913  # what it works with, and two durations
@@ -120,14 +126,14 @@ class MintedKeys:
         pause: Pause,
         *,
         grace: timedelta = GRACE,
-        stale_after: timedelta = STALE_AFTER,
+        lost_after: timedelta = STALE_AFTER,
     ) -> None:
         self._issuer = issuer
         self._place = place
         self._clock = clock
         self._pause = pause
         self._grace = grace
-        self._stale_after = stale_after
+        self._lost_after = lost_after
         self._attempt = ""
 
     def check(self, current: Credential, kept: Iterable[Version]) -> None:
@@ -144,11 +150,13 @@ class MintedKeys:
         census = self._census(current, kept)
         self._require_traced(census)
         self._require_room(census)
-        for key_id in [*census.orphans, *census.spent]:
-            self._delete(current, key_id)
-        # After the orphans are gone: it was what proved that they are ours.
-        self._settle(census.settled)
+        self._make_room(current, census)
         return self._mint(current, since, census.foreign)
+
+    def sweep(self, current: Credential, kept: Iterable[Version]) -> None:
+        """See `Minting.sweep`."""
+        self._issuer.check(current)
+        self._make_room(current, self._census(current, kept))
 
     def keep(self, minted: Credential) -> None:
         """See `Minting.keep`."""
@@ -259,7 +267,8 @@ class MintedKeys:
         self, current: Credential, key_id: str, born_at: datetime, quiet_from: datetime
     ) -> bool:
         now = self._clock.now()
-        if now - born_at < self._stale_after or now < quiet_from:
+        # With a lease, too: what was stored may be promoted by a call that is under way.
+        if now - born_at < STALE_AFTER or now < quiet_from:
             return False
         used_at = self._issuer.last_used(current, key_id)
         # Of a key that was never current, the last use is our own test of it.
@@ -275,7 +284,7 @@ class MintedKeys:
         tried_at = _tried_at(key.name, self._place.ref)
         if tried_at is None:
             census.foreign.append(key.id)
-        elif self._clock.now() - tried_at < self._stale_after:
+        elif self._clock.now() - tried_at < self._lost_after:
             census.young.append(key.id)
         elif self._issuer.last_used(current, key.id) is None:
             census.orphans.append(key.id)
@@ -287,7 +296,7 @@ class MintedKeys:
         made_at = key.created_at
         if made_at is None or not any(_may_be_of(each, key.id, made_at) for each in census.intents):
             census.foreign.append(key.id)
-        elif self._clock.now() - made_at < self._stale_after:
+        elif self._clock.now() - made_at < self._lost_after:
             census.young.append(key.id)
         elif self._issuer.last_used(current, key.id) is None:
             census.orphans.append(key.id)
@@ -295,8 +304,8 @@ class MintedKeys:
             census.foreign.append(key.id)
 
     def _is_over(self, intent: Intent) -> bool:
-        """Tell whether any key that was minted for it is older by now than a worker may live."""
-        return self._clock.now() > intent.until + self._stale_after
+        """Tell whether any key that was minted for it would be lost by now."""
+        return self._clock.now() > intent.until + self._lost_after
 
     def _in_use(self) -> frozenset[str]:
         """Return the keys of current and pending. Raises Busy if this rotation is over."""
@@ -355,6 +364,14 @@ class MintedKeys:
             remedy="Find out whose keys these are, and delete one, or put it into the secret.",
         )
 
+    def _make_room(self, current: Credential, census: _Census) -> None:
+        for key_id in [*census.orphans, *census.spent]:
+            self._delete(current, key_id)
+        # After the orphans are gone: it was what proved that they are ours. What nothing can find
+        # is to be told of first.
+        if self._issuer.trace not in _UNLISTED:
+            self._settle(census.settled)
+
     def _delete(self, current: Credential, key_id: str) -> None:
         self._require_free(key_id)
         self._issuer.deactivate(current, key_id)
@@ -388,7 +405,7 @@ class MintedKeys:
 
     def _declare(self, since: datetime, foreign: Iterable[str]) -> None:
         self._attempt = f"{self._place.rotation_id}-{secrets.token_hex(4)}"
-        until = self._clock.now() + STALE_AFTER
+        until = self._clock.now() + self._lost_after
         intent = Intent(self._attempt, since, until, frozenset(foreign))
         self._place.store.declare(self._place.ref, intent)
 

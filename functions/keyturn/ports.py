@@ -300,6 +300,10 @@ class Minting(Target, Protocol):
         """Refuse what `create` would refuse. Writes nothing."""
         ...
 
+    def sweep(self, current: Credential, kept: Iterable[Version]) -> None:
+        """Delete what crashed tries have left, as `create` does, and make nothing. Repeatable."""
+        ...
+
     def keep(self, minted: Credential) -> None:
         """Take note that a version holds *minted*, which this object's last `create` returned."""
         ...

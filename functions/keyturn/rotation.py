@@ -104,6 +104,8 @@ class Rotation:
         if snapshot.pending == self.rotation_id and self._store.staged(self.ref, self.rotation_id):
             return Outcome.ALREADY_DONE
         stray = self._stray(snapshot, target)
+        if stray is not None:
+            target.sweep(current.credential, self._store.kept(self.ref))
         following = stray or target.create(current.credential, self._store.kept(self.ref))
         try:
             seen = self._store.snapshot(self.ref, self.rotation_id)

@@ -21,7 +21,7 @@ from keyturn import authorities, generate, on_demand, targets
 from keyturn.boundary import GenerationEvent, RotationEvent, secret_name
 from keyturn.document import Members, MembersOf, Whole, kind_of
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
-from keyturn.minted import MintedKeys, Place
+from keyturn.minted import LANDING, MintedKeys, Place
 from keyturn.model import (
     Credential,
     RotationId,
@@ -41,7 +41,7 @@ from keyturn.ports import (
     SecretStore,
     Target,
 )
-from keyturn.rotation import Rotation
+from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.strategies import (
     Admin,
@@ -82,6 +82,7 @@ class Settings:
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
         kms_key: What secrets that are made on demand are encrypted with; None for the account's.
+        has_one_worker: Whether no two runs of the function live at once; see `LANDING`.
     """
 
     secrets: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ class Settings:
     plan_file: Path | None = None
     strategy: Strategy | None = None
     kms_key: str | None = None
+    has_one_worker: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -116,6 +118,7 @@ class Settings:
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
             environment.get("KEYTURN_KMS_KEY") or None,
+            _has_one_worker(environment.get("KEYTURN_ONE_WORKER", "")),
         )
 
     def surroundings(self, remaining_s: Callable[[], float]) -> Surroundings:
@@ -130,6 +133,7 @@ _VARIABLES = {
     "KEYTURN_CA_FILE",
     "KEYTURN_KMS_KEY",
     "KEYTURN_IAM_USERS",
+    "KEYTURN_ONE_WORKER",
     "KEYTURN_PLAN",
     "KEYTURN_STRATEGY",
 }
@@ -463,12 +467,13 @@ def _candidates(
     plan = secret.plan
     if plan is not None and plan.generate is not None:
         return _Whole(plan.strategy, Generated(plan.generate))
+    module = _module(credential)
     policy = plan.password if plan is not None else generate.PasswordPolicy()
+    narrowed = _narrowed(policy, module)
 
     def fresh() -> Sensitive:
-        return generate.password(policy)
+        return generate.password(narrowed)
 
-    module = _module(credential)
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
@@ -476,7 +481,9 @@ def _candidates(
         # The whole name: the keys' own names follow from it.
         ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
         place = Place(store, ref, secret.rotation_id)
-        target = MintedKeys(issuer, place, _SystemClock(), _pause(surroundings))
+        pause = _pause(surroundings)
+        lost_after = LANDING if settings.has_one_worker else STALE_AFTER
+        target = MintedKeys(issuer, place, _SystemClock(), pause, lost_after=lost_after)
         return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
@@ -510,6 +517,18 @@ def _with_plan(
     name = plan.admin
     admin = (lambda: _admin(name, settings, store)) if name is not None else None
     return replace(surroundings, declared=plan.http, admin=admin)
+
+
+def _narrowed(policy: generate.PasswordPolicy, module: TargetModule) -> generate.PasswordPolicy:
+    """Leave out what the target's secrets can never have, whatever the plan says."""
+    if not isinstance(module, NarrowModule):
+        return policy
+    excluded = "".join(each for each in policy.alphabet if each not in module.ALPHABET)
+    narrow = replace(policy, exclude=policy.exclude + excluded)
+    has_symbols = not narrow.alphabet.isalnum()
+    symbol = generate.CharacterClass.SYMBOL
+    required = (each for each in narrow.require if has_symbols or each is not symbol)
+    return replace(narrow, require=tuple(required))
 
 
 def _own_strategy(module: WholeModule, asked: Strategy | None) -> Strategy:
@@ -569,8 +588,10 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
 
 def _members_of(engine: object) -> Members:
     """Return what the documents of an engine call principal and secret."""
-    module = _issuer_module(engine)
-    return module.MEMBERS if module is not None else Members()
+    for module in target_modules():
+        if isinstance(module, NamingModule) and engine in module.ENGINES:
+            return module.MEMBERS
+    return Members()
 
 
 def _issuer_module(engine: object) -> IssuerModule | None:
@@ -626,10 +647,22 @@ class EngineModule(TargetModule, Protocol):
 
 
 @runtime_checkable
-class IssuerModule(TargetModule, Protocol):
-    """One whose keys are minted, with what its documents call a key's id and secret."""
+class NamingModule(TargetModule, Protocol):
+    """One that says what its documents call the principal and its secret."""
 
     MEMBERS: Members
+
+
+@runtime_checkable
+class NarrowModule(TargetModule, Protocol):
+    """One whose secrets may have these characters only."""
+
+    ALPHABET: str
+
+
+@runtime_checkable
+class IssuerModule(NamingModule, Protocol):
+    """One whose keys are minted."""
 
     def issuer(self, surroundings: Surroundings) -> KeyIssuer:
         """Make the issuer."""
@@ -726,6 +759,15 @@ def _strategy(value: str) -> Strategy | None:
         return Strategy(value) if value else None
     raise Misconfigured(
         "KEYTURN_STRATEGY is no strategy", remedy=f"Use one of {', '.join(known)}, or none."
+    )
+
+
+def _has_one_worker(value: str) -> bool:
+    if value in {"", "true"}:
+        return value == "true"
+    raise Misconfigured(
+        "KEYTURN_ONE_WORKER is neither `true` nor left out",
+        remedy="Write `true` where the function's reserved concurrency is 1, else leave it out.",
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from keyturn.boundary import scrub
-from keyturn.errors import Busy, Denied, Drifted, KeyturnError, Misconfigured
+from keyturn.errors import Busy, Denied, Drifted, KeyturnError, Misconfigured, NotYetAccepted
 from keyturn.minted import PROOFS, MintedKeys, Place
-from keyturn.model import Credential, RotationId, Sensitive, Surroundings
+from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Surroundings
 from keyturn.rotation import Rotation
 from keyturn.targets.iam_access_key import IamUsers, issuer, smtp_password
 from keyturn.testing.contracts import ATTEMPT, LONG_S, Mint, MintedContract
@@ -85,6 +86,8 @@ class Shop:
         self.world = world
         self.store = LabelledStore(world, current)
         self.users = users
+        self.left_s = math.inf
+        """How long one call may wait."""
 
     def rotation(self, name: str) -> Rotation:
         place = Place(self.store, REF, RotationId(name))
@@ -99,8 +102,10 @@ class Shop:
         )
 
     def _pause(self, seconds: float) -> bool:
-        self.world.clock.advance(timedelta(seconds=seconds))
-        return True
+        self.left_s -= seconds
+        if self.left_s > 0:
+            self.world.clock.advance(timedelta(seconds=seconds))
+        return self.left_s > 0
 
 
 # ---------------------------------------------------------------------------- propagation
@@ -143,6 +148,40 @@ def test_a_wait_goes_on_in_the_next_call(iam: StrictIam, world: World, current: 
 
     assert iam.count("CreateAccessKey") == 1
     assert shop.store.serves().rotation_id == RotationId("a")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rotations_go_on_in_a_row_with_little_time_and_old_lists(
+    iam: StrictIam, world: World, current: Credential, seed: int
+) -> None:
+    """Each step is repeated until it is done, with as much time as it happens to have."""
+    chance = random.Random(seed)  # noqa: S311  # clocks, not secrets
+    iam.delay_s = lambda: chance.uniform(0, 60)
+    shop = Shop(world, current)
+    served = [current.principal]
+
+    for name in ("a", "b", "c"):
+        rotation = shop.rotation(name)
+        for step in Step:
+            while not _is_done(lambda do=rotation.perform, step=step: do(step)):  # type: ignore[misc]
+                shop.left_s = chance.uniform(5, 90)
+                iam.list_lag_s = chance.uniform(0, 60)
+                world.clock.advance(timedelta(seconds=10))
+        served.append(shop.store.serves().credential.principal)
+        [key] = [key for key in iam.alive("app") if key.key_id == served[-1]]
+        assert sum(known <= world.clock.now() for known in key.known_at) >= PROOFS
+        assert _alive(iam) == {*served[-2:]}
+        world.clock.advance(timedelta(seconds=LONG_S))
+
+    assert iam.count("CreateAccessKey") == 3
+
+
+def _is_done(step: Callable[[], Outcome]) -> bool:
+    try:
+        step()
+    except NotYetAccepted:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------------------- whose key it is

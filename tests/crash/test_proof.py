@@ -13,9 +13,10 @@ from typing import ClassVar
 import pytest
 
 from conftest import need
+from keyturn.testing.explorer import FAULTY, faulty_table
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.laboratories.postgres import PostgresSingleUser
-from keyturn.testing.proof import missing
+from keyturn.testing.proof import explored, faulty, missing
 
 PATIENCE_S = 30.0
 
@@ -34,6 +35,18 @@ class Elsewhere(PostgresSingleUser):
 
 def test_what_is_missing_is_named_once() -> None:
     assert missing([Elsewhere, Elsewhere]) == ["needs Elsewhere: apt install elsewhere"]
+
+
+def test_what_another_process_has_explored_is_the_same() -> None:
+    """Its script replays it here, too."""
+    configuration = next(each for each, slots in FAULTY.items() if slots == "two, a person's")
+
+    [found] = explored(1, faulty, [configuration], lambda: None)
+
+    assert found.digest == faulty(configuration).digest
+    assert found.last is not None
+    assert 'replay("minted beside a person\'s", "labelled", ids=1' in found.last.script
+    assert faulty_table([found]).splitlines()[1].endswith("two, a person's  retried  labelled  no")
 
 
 def test_a_laboratory_that_nobody_has_is_a_failure() -> None:

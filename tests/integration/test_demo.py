@@ -101,7 +101,7 @@ def test_two_passwords_lose_no_login_in_any_engine(scratch: Path, engine: str) -
 def demo(scratch: Path, *arguments: str) -> Run:
     served = fresh_file(scratch)
     with start(scratch, served, *arguments) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=90)
     return Run(
         process.returncode,
         output,

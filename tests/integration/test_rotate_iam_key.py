@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -15,8 +16,9 @@ import pytest
 from aws.rotate import handler
 from clouds import LambdaContext, event
 from keyturn import wiring
-from keyturn.errors import Busy, Denied, Drifted, Unreachable, Unsupported
-from keyturn.model import Credential, Sensitive, Strategy, Surroundings
+from keyturn.errors import Busy, Denied, Drifted, Misconfigured, Unreachable, Unsupported
+from keyturn.minted import LANDING
+from keyturn.model import Credential, SecretRef, Sensitive, Strategy, Surroundings
 from keyturn.stores import secrets_manager
 from keyturn.targets import iam_access_key
 from keyturn.testing.strict_iam import ACCOUNT, AccessKey, StrictIam
@@ -70,6 +72,28 @@ class Room:
             RotationLambdaARN=LambdaContext.invoked_function_arn,
         )
         return [handler(event(step, self.ref, token), _context()) for step in steps]
+
+    def cancel(self) -> None:
+        self.store.operate("CancelRotateSecret", SecretId=self.ref)
+        self.store.operate(
+            "UpdateSecretVersionStage",
+            SecretId=self.ref,
+            VersionStage="AWSPENDING",
+            RemoveFromVersionId=f"{self._number:0>36}",
+        )
+
+    def lose_a_key(self, age: timedelta) -> AccessKey:
+        """Have a rotation die that made a key so long ago, and cancel it."""
+        with self.iam.lose_reply("CreateAccessKey"), pytest.raises(Unreachable):
+            self.rotate(("create",))
+        self.cancel()
+        store = secrets_manager.SecretsManager(self.manager)
+        [intent] = store.intents(SecretRef(self.ref))
+        then = replace(intent, since=intent.since - age, until=intent.until - age)
+        store.declare(SecretRef(self.ref), then)
+        lost = self.alive()[1]
+        lost.created_at -= age
+        return lost
 
     def alive(self) -> list[AccessKey]:
         return self.iam.alive("app")
@@ -125,19 +149,44 @@ def test_a_lost_reply_is_declared_and_waited_for(room: Room) -> None:
         room.rotate(("create",))
     assert [tag.startswith(secrets_manager.INTENT) for tag in room.tags()] == [True]
     orphan = room.alive()[1]
-    room.store.operate("CancelRotateSecret", SecretId=room.ref)
-    room.store.operate(
-        "UpdateSecretVersionStage",
-        SecretId=room.ref,
-        VersionStage="AWSPENDING",
-        RemoveFromVersionId=f"{1:0>36}",
-    )
+    room.cancel()
 
     with pytest.raises(Busy, match=orphan.key_id):
         room.rotate(("create",))
 
     assert len(room.alive()) == 2
     assert room.serves() == json.loads(room.document)
+
+
+def test_where_one_worker_lives_at_a_time_minutes_are_enough(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deployment says so; by default others may live, for up to an hour."""
+    lost = room.lose_a_key(LANDING + timedelta(minutes=1))
+    with pytest.raises(Busy, match=lost.key_id):
+        room.rotate(("create",))
+    room.cancel()
+    monkeypatch.setenv("KEYTURN_ONE_WORKER", "true")
+
+    room.rotate()
+
+    assert {key.key_id for key in room.alive()} == {
+        room.first.key_id,
+        room.serves()["access_key_id"],
+    }
+    assert room.tags() != []  # until nothing of that intent can appear any more
+
+
+@pytest.mark.parametrize("value", ["1", "false", "TRUE", " "])
+def test_one_worker_is_said_in_one_way(
+    room: Room, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("KEYTURN_ONE_WORKER", value)
+
+    with pytest.raises(Misconfigured) as caught:
+        room.rotate(("create",))
+
+    assert "`true`" in caught.value.remedy
 
 
 def test_a_persons_key_is_named(room: Room) -> None:

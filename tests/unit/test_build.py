@@ -133,6 +133,9 @@ DRIVERS = {
 }
 """What a function holds besides what all of them do."""
 
+NO_DRIVER = ("api_gateway_key", "http_api_key", "iam_access_key")
+"""Targets that every package holds."""
+
 
 @pytest.mark.parametrize("engine", DRIVERS)
 def test_a_package_holds_the_function_and_its_driver_and_nothing_else(
@@ -212,8 +215,8 @@ def test_the_package_that_generates_holds_what_makes_keys_and_no_driver(
     assert not [driver for drivers in DRIVERS.values() for driver in drivers & names]
     assert {path.name for path in (generating / "aws").iterdir()} == {"generate.py", "rotate.py"}
     targets = {path.name for path in (generating / "keyturn" / "targets").iterdir()}
-    keys = {"iam_access_key.py", "http_api_key.py", "http_exchange.py", "members.py", "tls.py"}
-    assert targets == {"__init__.py", *keys}
+    shared = {"http_exchange.py", "members.py", "tls.py"}
+    assert targets == {"__init__.py", *shared, *(f"{name}.py" for name in NO_DRIVER)}
     assert _zip_bytes(generating, tmp_path) <= GENERATE_ZIP_MAX_BYTES
 
 
@@ -301,7 +304,7 @@ def test_the_handler_runs_with_the_package_and_the_runtimes_boto3_alone(
 def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Path) -> None:
     """Targets are found by looking into their folder, so what is packed is what there is.
 
-    Those of minted keys need no driver, and are in every package.
+    Those that need no driver are in every package.
     """
     ran = _python(
         package,
@@ -310,7 +313,7 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
-    found = [f"keyturn.targets.{name}" for name in ("http_api_key", "iam_access_key", "postgres")]
+    found = [f"keyturn.targets.{name}" for name in (*NO_DRIVER, "postgres")]
     assert ran.stdout.strip() == str(found), ran.stderr
 
 

@@ -18,7 +18,7 @@ from keyturn.errors import (
     Unreachable,
     Untraceable,
 )
-from keyturn.minted import GRACE, MintedKeys, Place
+from keyturn.minted import GRACE, LANDING, MintedKeys, Place
 from keyturn.model import (
     Attempt,
     Credential,
@@ -30,9 +30,9 @@ from keyturn.model import (
     Trace,
     Version,
 )
-from keyturn.ports import Minting, Retiring
+from keyturn.ports import KeyStore, Minting, Retiring
 from keyturn.rotation import STALE_AFTER, Rotation
-from keyturn.testing.fakes import REF, Crash, Key, LabelledStore, MemoryIssuer, World
+from keyturn.testing.fakes import REF, Crash, Key, LabelledStore, MemoryIssuer, StagedStore, World
 
 LONG = STALE_AFTER + timedelta(seconds=1)
 AGO = timedelta(days=30)
@@ -50,24 +50,24 @@ class Lab:
         self.paused: list[float] = []
         self.seconds = 10_000.0
 
-    def target(self, name: str, stale_after: timedelta = STALE_AFTER) -> MintedKeys:
-        place = Place(self.store, REF, RotationId(name))
-        return MintedKeys(self.issuer, place, self.world.clock, self.pause, stale_after=stale_after)
+    def target(self, name: str, store: KeyStore | None = None, **more: timedelta) -> MintedKeys:
+        place = Place(store or self.store, REF, RotationId(name))
+        return MintedKeys(self.issuer, place, self.world.clock, self.pause, **more)
 
     def pause(self, seconds: float) -> bool:
         self.paused.append(seconds)
         self.seconds -= seconds
         return self.seconds > 0
 
-    def begin(self, name: str, stale_after: timedelta = STALE_AFTER) -> Rotation:
+    def begin(self, name: str, **more: timedelta) -> Rotation:
         self.store.begin(RotationId(name))
-        return self.resume(name, stale_after)
+        return self.resume(name, None, **more)
 
-    def resume(self, name: str, stale_after: timedelta = STALE_AFTER) -> Rotation:
-        target = self.target(name, stale_after)
+    def resume(self, name: str, store: KeyStore | None = None, **more: timedelta) -> Rotation:
+        target = self.target(name, store, **more)
         return Rotation(
             *(REF, RotationId(name)),
-            store=self.store,
+            store=store or self.store,
             targets=lambda _: target,
             clock=self.world.clock,
         )
@@ -185,6 +185,26 @@ def test_one_more_run_leaves_no_orphan(
     assert lab.alive() == {"K0", lab.serves()}
 
 
+def test_to_adopt_what_a_crashed_try_has_staged_leaves_no_orphan_either(lab: Lab) -> None:
+    """Two tries minted, the second staged; the next rotation mints nothing."""
+    lab.remove("K0")
+    store = StagedStore(lab.world, lab.first)
+    lab.fail_at("issuer.mint", _lost(), after=True)
+    with pytest.raises(Unreachable):
+        lab.resume("a", store).run()
+    lab.fail_at("store.put", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.resume("a", store).run()
+    lab.mend()
+    lab.world.clock.advance(LONG)
+
+    lab.resume("b", store).run()
+
+    assert store.serves().credential.principal == "K2"
+    assert lab.alive() == {"K2"}
+    assert lab.world.calls.count("issuer.mint") == 2
+
+
 def test_the_list_is_taken_before_the_store_is_read(lab: Lab) -> None:
     """The other way round, what is staged in between would look like an orphan."""
     lab.begin("a").perform(Step.CREATE)
@@ -215,16 +235,46 @@ def test_a_young_key_may_be_a_running_workers(lab: Lab) -> None:
     assert lab.alive() == {"K0", "K1"}
 
 
-def test_with_a_lease_a_young_key_is_nobodys(lab: Lab) -> None:
-    """Then no other worker is alive, and the next run need not wait."""
+def test_with_a_lease_a_lost_key_is_known_soon(lab: Lab) -> None:
+    """Then no other worker is alive, and what a dead one has sent has landed."""
     lab.fail_at("issuer.mint", Crash(), after=True)
     with pytest.raises(Crash):
-        lab.begin("a").run()
+        lab.begin("a", lost_after=LANDING).run()
     lab.mend()
+    with pytest.raises(Busy, match="K1"):
+        lab.begin("b", lost_after=LANDING).run()
 
-    lab.begin("b", timedelta(0)).run()
+    lab.world.clock.advance(LANDING)
+    lab.begin("c", lost_after=LANDING).run()
 
     assert lab.alive() == {"K0", lab.serves()}
+
+
+def test_a_lease_makes_no_key_spent_that_a_version_has(lab: Lab) -> None:
+    """A rotation that was abandoned may have sent its promotion."""
+    lab.world.clock.advance(LONG)  # current's grace for others is over
+    lab.begin("a").perform(Step.CREATE)
+    lab.store.abandon()
+    lab.world.clock.advance(LANDING)
+
+    with pytest.raises(Busy, match="K1"):
+        lab.begin("b", lost_after=LANDING).run()
+
+    assert lab.alive() == {"K0", "K1"}
+
+
+def test_with_a_lease_an_intent_explains_keys_for_minutes_only(lab: Lab) -> None:
+    """A person's key that is made later is foreign."""
+    lab.fail_at("issuer.mint", Crash())
+    with pytest.raises(Crash):
+        lab.begin("a", lost_after=LANDING).run()
+    lab.mend()
+    lab.world.clock.advance(LANDING + timedelta(seconds=1))
+    lab.add("HUMAN", timedelta(0))
+    lab.world.clock.advance(LANDING)
+
+    with pytest.raises(Drifted, match="HUMAN"):
+        lab.begin("b", lost_after=LANDING).run()
 
 
 def test_the_loser_of_a_race_deletes_its_own_key(lab: Lab) -> None:
@@ -341,6 +391,37 @@ def test_the_key_of_an_abandoned_rotation_is_ours(lab: Lab) -> None:
 
     with pytest.raises(Busy, match="K1"):
         lab.begin("b").run()
+    lab.run_late("c")
+
+    assert lab.alive() == {"K0", lab.serves()}
+
+
+def test_each_try_has_an_intent_of_its_own(lab: Lab) -> None:
+    """The second one, which goes well, must not take back what explains the first one's key."""
+    lab.remove("K0")
+    lab.fail_at("issuer.mint", _lost(), after=True)
+    with pytest.raises(Unreachable):
+        lab.begin("a").run()
+    lab.mend()
+    lab.resume("a").run()
+
+    lab.run_late("b")
+
+    assert lab.alive() == {"K2", "K3"}
+    assert lab.serves() == "K3"
+
+
+def test_an_intent_outlives_its_orphan(lab: Lab) -> None:
+    """Whoever deletes it may die: the next one must still know that it is ours."""
+    lab.fail_at("issuer.mint", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.begin("a").run()
+    lab.world.clock.advance(2 * LONG)
+    lab.fail_at("issuer.delete", Crash())
+    with pytest.raises(Crash):
+        lab.begin("b").run()
+    lab.mend()
+
     lab.run_late("c")
 
     assert lab.alive() == {"K0", lab.serves()}
@@ -543,6 +624,17 @@ def test_without_a_list_a_crash_is_reported_once_and_gone_on_from(unlisted: Lab)
 
     assert unlisted.serves() == "K2"
     unlisted.run_late("c")
+
+
+def test_without_a_list_a_sweep_reports_nothing_and_forgets_nothing(unlisted: Lab) -> None:
+    """It is what adopting a value does; the next create has to tell."""
+    _lose_a_key(unlisted)
+    unlisted.store.begin(RotationId("b"))
+    unlisted.world.clock.advance(2 * LONG)
+
+    unlisted.target("b").sweep(unlisted.first, unlisted.store.kept(REF))
+
+    assert len(unlisted.store.intents(REF)) == 1
 
 
 def test_without_a_list_a_good_rotation_reports_nothing(unlisted: Lab) -> None:

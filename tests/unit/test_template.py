@@ -16,7 +16,7 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from keyturn.stores import secrets_manager
-from keyturn.targets import iam_access_key, postgres
+from keyturn.targets import api_gateway_key, iam_access_key, postgres
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "template.yaml"
@@ -71,6 +71,7 @@ def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any])
         *secrets_manager.PERMISSIONS,
         *secrets_manager.VALUE_PERMISSIONS,
         *secrets_manager.KEY_PERMISSIONS,
+        *api_gateway_key.PERMISSIONS,
         *iam_access_key.PERMISSIONS,
         *postgres.PERMISSIONS,
     }
@@ -181,7 +182,7 @@ GENERATED = {
 GENERATED_RESOURCES = (
     *("Generate", "GenerateRole", "GenerateLogs", "GeneratedErrorsAlarm", "RotateGenerated"),
     *("RotateGeneratedLogs", "RotateGeneratedPermission", "RotateGeneratedRole"),
-    "RotateGeneratedMintsKeys",
+    *("RotateGeneratedChangesApiKeys", "RotateGeneratedMintsKeys"),
 )
 
 
@@ -190,8 +191,12 @@ def test_nothing_generates_unless_names_are_given(template: dict[str, Any]) -> N
 
     assert sorted(found) == sorted(GENERATED_RESOURCES)
     assert template["Parameters"]["GeneratedSecrets"]["Default"] == ""
+    narrower = {
+        "RotateGeneratedChangesApiKeys": "HasApiKeys",
+        "RotateGeneratedMintsKeys": "HasIamUsers",
+    }
     for name in found:
-        condition = "HasIamUsers" if name == "RotateGeneratedMintsKeys" else "HasGenerated"
+        condition = narrower.get(name, "HasGenerated")
         assert template["Resources"][name]["Condition"] == condition, name
 
 
@@ -227,8 +232,27 @@ def test_the_function_that_generates_knows_which_names_it_may_write(
     assert made["KEYTURN_SECRETS"] == {"Ref": "GeneratedSecrets"}
     assert made["KEYTURN_KMS_KEY"] == {"Fn::GetAtt": ["Key", "Arn"]}
     assert made["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
-    assert [name for name in rotating if name.startswith("KEYTURN_")] == ["KEYTURN_IAM_USERS"]
+    assert [name for name in rotating if name.startswith("KEYTURN_")] == [
+        "KEYTURN_IAM_USERS",
+        "KEYTURN_ONE_WORKER",
+    ]
     assert rotating["KEYTURN_IAM_USERS"] == {"Ref": "IamUsers"}
+
+
+def test_the_lease_is_said_and_kept_by_one_parameter(
+    template: dict[str, Any], resources: dict[str, Any]
+) -> None:
+    """Said without being kept, two workers would delete each other's keys."""
+    function = resources["RotateGenerated"]["Properties"]
+    nothing = {"Ref": "AWS::NoValue"}
+
+    said = function["Environment"]["Variables"]["KEYTURN_ONE_WORKER"]
+    assert said == {"Fn::If": ["IsOneAtATime", "true", nothing]}
+    assert function["ReservedConcurrentExecutions"] == {"Fn::If": ["IsOneAtATime", 1, nothing]}
+    assert template["Conditions"]["IsOneAtATime"] == {
+        "Fn::Equals": [{"Ref": "OneRotationAtATime"}, "true"]
+    }
+    assert template["Parameters"]["OneRotationAtATime"]["Default"] == "false"
 
 
 @pytest.mark.parametrize(
@@ -285,6 +309,38 @@ def test_no_key_is_touched_unless_users_are_named(template: dict[str, Any]) -> N
         {"Condition": "HasGenerated"},
         {"Fn::Not": [{"Fn::Equals": [{"Ref": "IamUsers"}, ""]}]},
     ]
+
+
+def test_api_keys_are_changed_only_where_that_is_asked_for(template: dict[str, Any]) -> None:
+    """As the page says, statement by statement."""
+    policy = template["Resources"]["RotateGeneratedChangesApiKeys"]["Properties"]
+    page = (ROOT / "docs" / "api-gateway-keys.md").read_text()
+    [shown] = [
+        json.loads(block)["Statement"]
+        for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+        if "Statement" in block
+    ]
+    prefix = "arn:aws:apigateway:eu-west-1::"
+    granted = json.loads(
+        json.dumps(policy["PolicyDocument"]["Statement"]).replace(
+            "arn:${AWS::Partition}:apigateway:${AWS::Region}::", prefix
+        )
+    )
+
+    assert policy["Roles"] == [{"Ref": "RotateGeneratedRole"}]
+    assert [(each["Action"], _named(each["Resource"])) for each in granted] == [
+        (each["Action"], _named(each["Resource"])) for each in shown
+    ]
+    assert template["Parameters"]["ApiGatewayKeys"]["Default"] == "false"
+    assert template["Conditions"]["HasApiKeys"]["Fn::And"] == [
+        {"Condition": "HasGenerated"},
+        {"Fn::Equals": [{"Ref": "ApiGatewayKeys"}, "true"]},
+    ]
+
+
+def _named(resource: object) -> list[object]:
+    resources = resource if isinstance(resource, list) else [resource]
+    return [each["Fn::Sub"] if isinstance(each, dict) else each for each in resources]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +403,12 @@ def _is_part_of_a_database(condition: dict[str, Any]) -> bool:
 def test_a_stack_that_would_do_nothing_of_what_is_asked_is_refused(
     template: dict[str, Any], host: str, generated: str, users: str, *, is_one: bool
 ) -> None:
-    parameters = {"DatabaseHost": host, "GeneratedSecrets": generated, "IamUsers": users}
+    parameters = {
+        "ApiGatewayKeys": "false",
+        "DatabaseHost": host,
+        "GeneratedSecrets": generated,
+        "IamUsers": users,
+    }
 
     kept = [
         _is_true(assertion["Assert"], parameters)

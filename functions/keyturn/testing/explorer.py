@@ -1,13 +1,14 @@
-"""Two workers, every interleaving: the schedule explorer.
+"""Two workers, every interleaving, and one after the other with two faults: the schedule explorer.
 
     python -m keyturn.testing.explorer [--all]
 
 The real rotation code runs in two threads of which one runs at a time; the baton passes only at
 external calls. A schedule is where it deviates from "the first worker to its end, then the
 second": *switches* (before which calls the running worker is preempted; calls are counted over
-both workers, from 1) and at most one *fault*. Every schedule is run from the start; the points
-that a run passes are where its extensions deviate once more. So all are found, each once, those
-with the fewest deviations first, and in the same order every time.
+both workers, from 1) and *faults*, wherever they hit: the second worker, too, is a recovery that
+may fail. Every schedule is run from the start; the points that a run passes are where its
+extensions deviate once more. So all are found, each once, those with the fewest deviations first,
+and in the same order every time.
 
     crash before    the worker dies, the call was never made
     crash after     the worker dies, the call had its effect
@@ -35,8 +36,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from keyturn.errors import KeyturnError, Unreachable
+from keyturn.minted import LANDING
 from keyturn.model import RotationId
-from keyturn.rotation import Rotation
+from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.testing.fakes import Crash
 from keyturn.testing.minted_scene import MintedScene
 from keyturn.testing.scene import (
@@ -76,26 +78,27 @@ class Fault:
     kind: Kind
     later: int = 0
 
+    def __str__(self) -> str:
+        """Return it as an item of `replay`'s *faults*."""
+        return f'({self.at}, "{self.kind.value}"{f", {self.later}" if self.later else ""})'
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Where a run deviates from one worker after the other."""
 
     switches: tuple[int, ...] = ()
-    fault: Fault | None = None
+    faults: tuple[Fault, ...] = ()
 
     @property
     def deviations(self) -> int:
         """Return how many there are."""
-        return len(self.switches) + (self.fault is not None)
+        return len(self.switches) + len(self.faults)
 
     def __str__(self) -> str:
         """Return it as the last arguments of `replay`."""
-        if self.fault is None:
-            return f"switches={list(self.switches)}"
-        later = f", {self.fault.later}" if self.fault.later else ""
-        fault = f'({self.fault.at}, "{self.fault.kind.value}"{later})'
-        return f"switches={list(self.switches)}, fault={fault}"
+        faults = f", faults=[{', '.join(map(str, self.faults))}]" if self.faults else ""
+        return f"switches={list(self.switches)}{faults}"
 
 
 class Point(NamedTuple):
@@ -105,6 +108,8 @@ class Point(NamedTuple):
     call: str
     is_free: bool
     """Whether the other worker could have run instead."""
+    is_in_flight: bool
+    """Whether a call of the other worker, who is dead, was under way."""
 
 
 class Row(NamedTuple):
@@ -193,7 +198,7 @@ def explore(  # noqa: PLR0913  # the bounds of one search
     Args:
         configuration: What is explored.
         preemptions: How often a running worker may be preempted.
-        faults: How many faults: 0 or 1.
+        faults: How many faults.
         deviations: How many of both together; as many as they allow if None.
         limit: Stop after so many schedules.
         report: Called after every schedule, with what was counted so far.
@@ -219,15 +224,17 @@ def replay(  # noqa: PLR0913  # the arguments are what a script names
     ids: int = 1,
     earlier: int = 0,
     rotation: type[Rotation] = Rotation,
+    has_rested: bool = True,
+    has_lease: bool = False,
     switches: Sequence[int] = (),
-    fault: tuple[int, str] | tuple[int, str, int] | None = None,
+    faults: Sequence[tuple[int, str] | tuple[int, str, int]] = (),
 ) -> Ran:
     """Run one schedule again. Print what it returns."""
     chosen = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
     with _Stage() as stage:
         return stage.play(
-            Configuration(chosen, store, ids, earlier, rotation),
-            Schedule(tuple(switches), _fault(*fault) if fault else None),
+            Configuration(chosen, store, ids, earlier, rotation, has_rested, has_lease),
+            Schedule(tuple(switches), tuple(_fault(*each) for each in faults)),
         )
 
 
@@ -268,11 +275,21 @@ def _with_landings(
     """Yield the run; of a late effect, all of them, until it would land after everything."""
     ran = stage.play(configuration, schedule)
     yield ran
-    while ran.has_landed and schedule.fault is not None:
-        fault = replace(schedule.fault, later=schedule.fault.later + 1)
-        schedule = replace(schedule, fault=fault)
+    while ran.has_landed and _may_land_later(schedule):
+        later = (_later(fault) for fault in schedule.faults)
+        schedule = replace(schedule, faults=tuple(later))
         ran = stage.play(configuration, schedule)
         yield ran
+
+
+def _may_land_later(schedule: Schedule) -> bool:
+    """Tell whether no fault comes after the landing: else another schedule has it land later."""
+    lands_after = [f.at + f.later for f in schedule.faults if f.kind is Kind.LATE]
+    return bool(lands_after) and schedule.faults[-1].at <= lands_after[0]
+
+
+def _later(fault: Fault) -> Fault:
+    return replace(fault, later=fault.later + 1) if fault.kind is Kind.LATE else fault
 
 
 def _extensions(ran: Ran, preemptions: int, faults: int, most: int) -> Iterator[Schedule]:
@@ -281,14 +298,24 @@ def _extensions(ran: Ran, preemptions: int, faults: int, most: int) -> Iterator[
     if schedule.deviations >= most:
         return
     switched = schedule.switches[-1] if schedule.switches else 0
-    failed = schedule.fault.at if schedule.fault else 0
+    failed = schedule.faults[-1].at if schedule.faults else 0
     for point in ran.points:
         may_switch = point.is_free and len(schedule.switches) < preemptions
         if may_switch and point.number > max(switched, failed):
             yield replace(schedule, switches=(*schedule.switches, point.number))
         # A fault may hit the very call that the baton was passed for.
-        if faults and not failed and point.number >= switched:
-            yield from (replace(schedule, fault=fault) for fault in _faults(point))
+        may_fail = len(schedule.faults) < faults and point.number > failed
+        if may_fail and point.number >= switched and _is_last_in_flight(point, schedule):
+            for fault in _faults(point):
+                yield replace(schedule, faults=(*schedule.faults, fault))
+
+
+def _is_last_in_flight(point: Point, schedule: Schedule) -> bool:
+    """Tell whether a fault here is no repetition: while a call is under way, it can land later."""
+    return not point.is_in_flight or any(
+        fault.kind is Kind.LATE and fault.at + fault.later == point.number
+        for fault in schedule.faults
+    )
 
 
 def _faults(point: Point) -> Iterator[Fault]:
@@ -376,13 +403,13 @@ class _Run:
         self._ids = (_A, _A) if configuration.ids == 1 else (_A, _B)
         self._scene.world.before, self._scene.world.after = self._before, self._after
         self._switches = set(schedule.switches)
-        self._kind = schedule.fault.kind if schedule.fault else Kind.CRASH_BEFORE
+        self._faults = {fault.at: fault for fault in schedule.faults}
         self._is_over = [False, False]
         self._in_flight: int | None = None
         self._left = 0
         self._me = 0
         self._number = 0
-        self._raises_after = _NOBODY
+        self._ends_in: list[Kind | None] = [None, None]
         self._open = ""
         self._has_landed = False
         self._points: list[Point] = []
@@ -421,10 +448,10 @@ class _Run:
         rotation_id = self._ids[me]
         if rotation_id == _B:
             with self._scene.world.call(BEGIN):
-                # Nobody lives so long: time passes only where the first worker is gone.
-                if self._is_over[0]:
-                    self._scene.pass_time()
+                self._pass_time()
                 self._scene.begin(rotation_id)
+        elif self._configuration.has_lease:
+            self._pass_time()
         for _ in range(TRIES):
             try:
                 self._scene.rotation(rotation_id, _WORKERS[me]).run()
@@ -433,6 +460,11 @@ class _Run:
                 self._say(f"{type(error).__name__}: {error}")
             else:
                 return
+
+    def _pass_time(self) -> None:
+        # Nobody lives so long: time passes only where the first worker is gone.
+        if self._is_over[0]:
+            self._scene.pass_time(LANDING if self._configuration.has_lease else STALE_AFTER)
 
     def _before(self, _: int, call: str) -> None:
         me = self._me
@@ -443,10 +475,10 @@ class _Run:
             self._switches.remove(self._number + 1)
             self._yield_to_other(me)
         self._number += 1
-        self._points.append(Point(self._number, call, self._is_other_free(me)))
+        is_in_flight = self._in_flight is not None
+        self._points.append(Point(self._number, call, self._is_other_free(me), is_in_flight))
         self._open = call
-        fault = self._schedule.fault
-        if fault is not None and fault.at == self._number:
+        if fault := self._faults.get(self._number):
             self._fail(me, fault, call)
 
     def _fail(self, me: int, fault: Fault, call: str) -> None:
@@ -462,29 +494,24 @@ class _Run:
             self._in_flight, self._left = me, fault.later
             self._yield_to_other(me)
             self._in_flight, self._open = None, call
-            self._raises_after = me
-        elif fault.kind in _WITH_EFFECT:
-            self._raises_after = me
+        self._ends_in[me] = fault.kind
 
     def _after(self, _: int, call: str) -> None:
         self._scene.look(call)
-        if self._raises_after != self._me:
+        kind, self._ends_in[self._me] = self._ends_in[self._me], None
+        if kind is None:
             self._add(call)
             return
-        self._raises_after = _NOBODY
-        self._add(call, "lands" if self._kind is Kind.LATE else self._kind.value)
-        raise Unreachable("no answer", remedy="") if self._kind is Kind.LOST_REPLY else Crash
+        self._add(call, "lands" if kind is Kind.LATE else kind.value)
+        raise Unreachable("no answer", remedy="") if kind is Kind.LOST_REPLY else Crash
 
     def _refused(self, me: int) -> None:
         """Account for a call that ended in an error of its own, and so never came to `_after`."""
         if not self._open:
             return
-        late = "lands, and " if self._raises_after == me and self._kind is Kind.LATE else ""
-        self._add(self._open, f"{late}is refused")
-        if self._raises_after != me:
-            return
-        self._raises_after = _NOBODY
-        if self._kind is not Kind.LOST_REPLY:
+        kind, self._ends_in[me] = self._ends_in[me], None
+        self._add(self._open, _REFUSED.get(kind, "is refused") if kind else "is refused")
+        if kind is not None and kind is not Kind.LOST_REPLY:
             raise Crash
 
     def _see_last(self, _: int, call: str) -> None:
@@ -515,6 +542,8 @@ class _Run:
         self._rows.append(Row("", self._scene.worker, "", "", "", note))
 
 
+_REFUSED = {Kind.LATE: "lands, and is refused", Kind.LOST_REPLY: "lost reply, and is refused"}
+
 _A, _B = RotationId("a"), RotationId("b")
 _WORKERS = ("1st", "2nd")
 
@@ -532,6 +561,29 @@ CONFIGURATIONS = tuple(
     for ids, earlier in ((1, 0), (2, 1))
 )
 """Every strategy, in either store: two deliveries of one rotation, and a rotation after another."""
+
+SLOTS = {
+    "none": ("first minted", 0, True),
+    "one": ("minted", 0, True),
+    "two, one spent": ("minted", 1, True),
+    "two, one in its grace": ("minted", 1, False),
+    "two, a person's": ("minted beside a person's", 0, True),
+    "two, a person's, made since": ("minted beside a person's", 1, True),
+    "a person's only": ("first minted beside a person's", 0, True),
+}
+"""The keys that a holder has at first: the strategy, the earlier rotations, and their rest."""
+
+FAULTS = 2
+"""One worker after the other, as many faults; at the end comes a clean run."""
+
+FAULTY = {
+    Configuration(STRATEGIES[strategy], store, ids, earlier, Rotation, has_rested, has_lease): slots
+    for has_lease in (False, True)
+    for slots, (strategy, earlier, has_rested) in SLOTS.items()
+    for store in ("labelled", "staged")
+    for ids in (1, 2)
+}
+"""What is explored with two faults: all slots, in either store; retried, and abandoned."""
 
 DEVIATIONS, DEVIATIONS_MINTED = 3, 2
 """Of preemptions and faults together, unless --all: three preemptions, or two and a fault.
@@ -570,13 +622,26 @@ def table(explored: Sequence[Counts]) -> str:
     return "\n".join(columns([*lines, [*total, "total", "", "", ""]]))
 
 
+def faulty_table(explored: Sequence[Counts]) -> str:
+    """Draw what `make proof` prints of two faults; a line for either store and either lease."""
+    head = ["schedules", "calls", *INVARIANTS, "slots", "then", "store", "lease"]
+    lines = [head]
+    for counts in explored:
+        of = counts.configuration
+        then = "retried" if of.ids == 1 else "abandoned"
+        named = [FAULTY[of], then, of.store, "yes" if of.has_lease else "no"]
+        lines.append([*_numbers(counts)[:-1], *named])
+    total = [str(sum(int(line[n]) for line in lines[1:])) for n in range(len(INVARIANTS) + 2)]
+    return "\n".join(columns([*lines, [*total, "total", "", "", ""]]))
+
+
 def _numbers(counts: Counts) -> list[str]:
     broken = [counts.violations[name] for name in INVARIANTS]
     return list(map(str, [counts.schedules, counts.calls, *broken, counts.healed]))
 
 
 def main() -> int:
-    """Explore everything, print the table; 1 if a promise was broken."""
+    """Explore two workers, print the table; 1 if a promise was broken. Two faults: `make proof`."""
     parser = argparse.ArgumentParser(prog="python -m keyturn.testing.explorer")
     parser.add_argument(
         "--all", action="store_true", help="three preemptions and a fault: longer by far"

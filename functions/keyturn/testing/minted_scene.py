@@ -10,9 +10,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from keyturn.errors import Drifted
-from keyturn.minted import Place
+from keyturn.minted import LANDING, Place
 from keyturn.model import Credential, RotationId, Sensitive
 from keyturn.ports import Target
+from keyturn.rotation import STALE_AFTER
 from keyturn.testing.fakes import REF, Key, MemoryIssuer
 from keyturn.testing.scene import BEGIN, FIRST, HUMAN, LAST, Scene
 
@@ -39,7 +40,7 @@ class MintedScene(Scene):
 
     def converge(self) -> None:
         """See `Scene.converge`."""
-        if HUMAN in self._issuer.alive() and len(self._issuer.alive()) == self._issuer.limit:
+        if HUMAN in self._issuer.alive() and self._accepts_current():
             self._expect_refusal()
             return
         super().converge()
@@ -82,10 +83,11 @@ class MintedScene(Scene):
 
     def _rest(self) -> None:
         self._note_served()
-        self.pass_time()
+        if self.configuration.has_rested:
+            self.pass_time()
         if HUMAN in (self.configuration.strategy.keys or ()):
             # While it is at rest, somebody has made room, and a key.
-            del self._issuer.keys_by_id["K0"]
+            self._issuer.keys_by_id.pop("K0", None)
             made = self.world.clock.now() - timedelta(minutes=1)
             self._issuer.keys_by_id[HUMAN] = Key(f"{HUMAN}-secret", made)
             self._others = self._foreign()
@@ -102,7 +104,9 @@ class MintedScene(Scene):
         del worker
         make = self.configuration.strategy.target
         place = Place(self._store, REF, rotation_id)
-        return make(self._issuer, place, self.world.clock, lambda _: True)
+        lost_after = LANDING if self.configuration.has_lease else STALE_AFTER
+        clock = self.world.clock
+        return make(self._issuer, place, clock, lambda _: True, lost_after=lost_after)
 
     def _would_accept(self, credential: Credential) -> bool:
         return self._issuer.would_accept(credential)
@@ -113,6 +117,6 @@ class MintedScene(Scene):
 
     def _see_refusal(self) -> None:
         # With no key at first, there is nothing to lose before the first one is promoted.
-        if self._slots.current == FIRST and not self.configuration.strategy.keys:
+        if self._slots.current == FIRST and "K0" not in (self.configuration.strategy.keys or ()):
             return
         super()._see_refusal()

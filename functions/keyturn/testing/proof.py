@@ -2,7 +2,8 @@
 
     python -m keyturn.testing.proof [--only KIND] [--jobs N] [--every N] [--laboratory TEXT]
 
-The explorer drives two workers in memory, through every interleaving within its bounds.
+The explorer drives two workers in memory, through every interleaving within its bounds, and where
+keys are minted one after the other, through every placement of two faults.
 The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
 are processors, each with a store and a server of its own. Exit code 1 if anything was found, or a
 server is missing.
@@ -30,10 +31,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from keyturn.testing.bench import Bench, Laboratory
-from keyturn.testing.explorer import CONFIGURATIONS, deviations_of, explore
+from keyturn.testing.explorer import (
+    CONFIGURATIONS,
+    FAULTS,
+    FAULTY,
+    Counts,
+    deviations_of,
+    explore,
+    faulty_table,
+)
 from keyturn.testing.explorer import table as explorer_table
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.open_loop import RATE_PER_S, Load, load
+from keyturn.testing.scene import Configuration
 from keyturn.testing.sweep import Fault, Findings, Run, Scenario, points, scenarios
 
 KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
@@ -127,7 +137,7 @@ def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
 
 
 def _work(shares: list[Share], played: Queue[Played | None]) -> None:
-    threading.Thread(target=_end_with_our_parent, daemon=True).start()
+    _watch_our_parent()
     try:
         for laboratory, chosen in shares:
             with laboratory() as opened, Bench(opened) as bench:
@@ -135,6 +145,10 @@ def _work(shares: list[Share], played: Queue[Played | None]) -> None:
                     played.put((laboratory.NAME, scenario, Run(bench).play(scenario)))
     finally:
         played.put(None)
+
+
+def _watch_our_parent() -> None:
+    threading.Thread(target=_end_with_our_parent, daemon=True).start()
 
 
 def _end_with_our_parent() -> None:
@@ -173,7 +187,7 @@ def _print(console: Console, tallies: Collection[Tally]) -> None:
 
 
 class _progress:  # noqa: N801  # used like a function
-    """Show how far long work is; one line at the end where nobody watches."""
+    """Show how far long work is: a bar, or, where the output is kept, a line each minute."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._progress = Progress(
@@ -186,15 +200,28 @@ class _progress:  # noqa: N801  # used like a function
         self._console, self._what, self._total = console, what, total
 
     def __enter__(self) -> Callable[[], None]:
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._progress.start()
-        task = self._progress.add_task(self._what, total=self._total)
-        return lambda: self._progress.advance(task)
+        self._task = self._progress.add_task(self._what, total=self._total)
+        return self._advance
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        took_s = time.monotonic() - self._started
-        self._console.print(f"{self._what}: {self._total} in {took_s:.0f} s")
+        self._tell()
+
+    def _advance(self) -> None:
+        self._progress.advance(self._task)
+        if not self._console.is_terminal and time.monotonic() - self._told >= LINE_EACH_S:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        done = f"{self._progress.tasks[self._task].completed:.0f} of {self._total}"
+        self._console.print(f"{self._what}: {done} in {self._told - self._started:.0f} s")
+
+
+LINE_EACH_S = 60.0
+"""Seconds between two lines about work that nobody watches."""
 
 
 def load_test(options: argparse.Namespace, console: Console) -> bool:
@@ -230,18 +257,43 @@ ROTATIONS = 100
 
 
 def schedules(options: argparse.Namespace, console: Console) -> bool:
-    """Explore every schedule of two workers; print the table; tell whether it is clean."""
-    del options
-    explored = []
-    with _progress(console, "schedule explorer", len(CONFIGURATIONS)) as advance:
-        for configuration in CONFIGURATIONS:
-            explored.append(explore(configuration, deviations=deviations_of(configuration)))
-            advance()
-    console.print("Two workers, every interleaving up to three preemptions, or two and a fault")
-    console.print(explorer_table(explored), markup=False, highlight=False)
-    for found in (ran for counts in explored for ran in counts.examples.values()):
+    """Explore every schedule of two workers; print the tables; tell whether they are clean."""
+    with _progress(console, "schedule explorer", len(CONFIGURATIONS) + len(FAULTY)) as advance:
+        met = explored(options.jobs, interleaved, CONFIGURATIONS, advance)
+        mended = explored(options.jobs, faulty, FAULTY, advance)
+    console.print("Two workers, every interleaving up to three preemptions, or two and a fault;")
+    console.print("where keys are minted, up to two, or one and a fault")
+    console.print(explorer_table(met), markup=False, highlight=False)
+    console.print("\nMinted keys, one worker after the other, every placement of up to two faults")
+    console.print(faulty_table(mended), markup=False, highlight=False)
+    for found in (ran for counts in met + mended for ran in counts.examples.values()):
         console.print(f"{found.script}\n{found}", markup=False)
-    return all(counts.is_clean for counts in explored)
+    return all(counts.is_clean for counts in met + mended)
+
+
+def explored(
+    jobs: int,
+    search: Callable[[Configuration], Counts],
+    configurations: Iterable[Configuration],
+    advance: Callable[[], None],
+) -> list[Counts]:
+    """Search them all, in as many processes, and return what was found in their order."""
+    found = []
+    with multiprocessing.get_context("spawn").Pool(jobs, _watch_our_parent) as pool:
+        for counts in pool.imap(search, configurations):
+            found.append(counts)
+            advance()
+    return found
+
+
+def interleaved(configuration: Configuration) -> Counts:
+    """Explore two workers that meet."""
+    return explore(configuration, deviations=deviations_of(configuration))
+
+
+def faulty(configuration: Configuration) -> Counts:
+    """Explore one worker after the other, with faults."""
+    return explore(configuration, preemptions=0, faults=FAULTS)
 
 
 def mutants(options: argparse.Namespace, console: Console) -> bool:

@@ -136,6 +136,13 @@ STRATEGIES = {
         target=MintedKeys,
         keys=("K0", HUMAN),
     ),
+    "first minted beside a person's": Strategy(
+        "first minted beside a person's",
+        *(2, frozenset()),
+        has_admin=False,
+        target=MintedKeys,
+        keys=(HUMAN,),
+    ),
 }
 STORES: dict[str, type[LabelledStore | StagedStore]] = {
     "labelled": LabelledStore,
@@ -153,6 +160,8 @@ class Configuration:
         ids: 1: two deliveries of one rotation. 2: the first is abandoned, another one is begun.
         earlier: How many clean rotations come first.
         rotation: The protocol. Anything but the real one is a mistake planted by a test.
+        has_rested: Whether the earlier ones were long ago. If not, a minted key is in its grace.
+        has_lease: Whether a target that mints is told that no two workers live at once.
     """
 
     strategy: Strategy
@@ -160,13 +169,18 @@ class Configuration:
     ids: int
     earlier: int = 0
     rotation: type[Rotation] = Rotation
+    has_rested: bool = True
+    has_lease: bool = False
 
     def __str__(self) -> str:
         """Return it as the first arguments of `explorer.replay`."""
-        named = STRATEGIES.get(self.strategy.name) is self.strategy
+        named = STRATEGIES.get(self.strategy.name) == self.strategy
         strategy = f'"{self.strategy.name}"' if named else self.strategy.name
         rotation = "" if self.rotation is Rotation else f", rotation={self.rotation.__name__}"
-        return f'{strategy}, "{self.store}", ids={self.ids}, earlier={self.earlier}{rotation}'
+        rested = "" if self.has_rested else ", has_rested=False"
+        lease = ", has_lease=True" if self.has_lease else ""
+        more = f"{rotation}{rested}{lease}"
+        return f'{strategy}, "{self.store}", ids={self.ids}, earlier={self.earlier}{more}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +266,9 @@ class Scene:
             self._store.begin(rotation_id)
             self._begun.append(rotation_id)
 
-    def pass_time(self) -> None:
-        """Let as much time pass as no worker lives."""
-        self.world.clock.advance(STALE_AFTER + timedelta(seconds=1))
+    def pass_time(self, time: timedelta = STALE_AFTER) -> None:
+        """Let more time pass; if none is given, as much as no worker lives."""
+        self.world.clock.advance(time + timedelta(seconds=1))
 
     def rotation(self, rotation_id: RotationId, worker: str) -> Rotation:
         """Return a fresh container with the real code."""

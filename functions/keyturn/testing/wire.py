@@ -2,6 +2,7 @@
 
     json_wire    AWS JSON 1.1   Secrets Manager
     query_wire   AWS Query      RDS, ElastiCache, IAM, STS
+    rest_wire    AWS REST-JSON  API Gateway
 
 It knows no service and no protocol: how a call is read and an answer written is a `Dialect`, one
 per protocol. A fake of a service, such as `strict_secrets_manager`, gives it a function; real SDKs
@@ -100,7 +101,10 @@ class Dialect(Protocol):
     content_type: str
 
     def asked(self, headers: Mapping[str, str], body: bytes) -> tuple[str, dict[str, Any]]:
-        """Return the action and the parameters of a call; raise `Refusal` if it is malformed."""
+        """Return the action and the parameters of a call; raise `Refusal` if it is malformed.
+
+        Among the headers, whose names are in small letters, are `:method` and `:path`.
+        """
         ...
 
     def answered(self, action: str, members: dict[str, Any], request_id: str) -> bytes:
@@ -181,12 +185,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_DELETE = do_GET = do_PATCH = do_POST  # noqa: N815  # the names are http.server's
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is http.server's
         """Say nothing."""
 
     def _said(self, sent: bytes, request_id: str) -> tuple[int, bytes]:
         dialect = self.server.dialect
         headers = {name.lower(): value for name, value in self.headers.items()}
+        headers |= {":method": self.command, ":path": self.path}
         caller = _CALLER.search(headers.get("authorization", ""))
         try:
             action, parameters = dialect.asked(headers, sent)
