@@ -58,6 +58,7 @@ lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade
 	for engine in postgres mysql redis; do \
 		$(LOCK) --group fn-rotate-$$engine -o functions/requirements/rotate-$$engine.txt || exit; done
 	$(LOCK) --group fn-generate -o functions/requirements/generate.txt
+	$(LOCK) --group fn-follow-up $(RUNTIME) -o functions/requirements/follow-up.txt
 	$(LOCK) --group tools -o requirements/tools.txt
 	$(LOCK) --group awscli -o requirements/awscli.txt
 
@@ -65,6 +66,9 @@ lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade
 # the project's own dependencies, so only there is pyproject.toml named: a group alone is just that group.
 LOCK = .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	--python-version 3.11 $(ARGS)
+# aws-encryption-sdk asks for boto3, and so for these: the runtime has them. (jmespath is powertools' too.)
+RUNTIME = --no-emit-package boto3 --no-emit-package botocore --no-emit-package s3transfer \
+	--no-emit-package python-dateutil --no-emit-package six --no-emit-package urllib3
 
 .PHONY: clean
 clean: ## Remove what make has made, the environments included

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "minted": {"model", "errors", "ports", "rotation"},
     "on_demand": {"model", "errors", "ports"},
     "shapes": {"errors"},
+    "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
     "http_api": {"model"},
     "http_api_plan": {"http_api", "shapes"},
@@ -55,6 +56,7 @@ BANNED_IMPORTS = {"os", "time", "random", "socket", "logging"}
 REVEALERS = (
     *("stores", "targets", "authorities", "destinations", "testing", "local"),
     "generators",  # the next value is made from the whole of the one before
+    "rendering",  # a copy is another form of the same value
 )
 MAY_READ_ENVIRONMENT = {"wiring", "local", "testing", "cli"}
 

@@ -197,43 +197,72 @@ _OUR_CALL: _Verdict = (Misconfigured, "Report this: the request was malformed.")
 _BUSY: _Verdict = (Unreachable, "Wait until its status is available: it is tried again.")
 _NO_RESOURCE: _Verdict = (Misconfigured, "Correct the ARN in the plan: there is no such thing.")
 _NOT_TAKEN: _Verdict = (Misconfigured, "Compare the plan with what the service allows there.")
+_NO_PLACE: _Verdict = (Misconfigured, "Correct the plan, or make what it names.")
+_WRONG_KEY: _Verdict = (Misconfigured, "Name a KMS key that is there, enabled, and for encryption.")
+_WRONG_REGION: _Verdict = (Misconfigured, "Run the function in the region of what it reaches.")
 
 _AWS_ERRORS: dict[str, _Verdict] = {
+    "301": _WRONG_REGION,
+    "403": _DENIED,
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,
+    "AuthorizationHeaderMalformed": _WRONG_REGION,
     "DBClusterNotFoundFault": _NO_RESOURCE,
     "DBInstanceNotFound": _NO_RESOURCE,
     "DecryptionFailure": _NO_KEY,
     "DecryptionFailureException": _NO_KEY,
+    "DependencyTimeoutException": _UNREACHABLE,
+    "DisabledException": _WRONG_KEY,
     "EncryptionFailure": _NO_KEY,
     "EncryptionFailureException": _NO_KEY,
     "ExpiredToken": _DENIED,
     "ExpiredTokenException": _DENIED,
+    "HierarchyTypeMismatchException": _NOT_TAKEN,
     "IncompleteSignature": _DENIED,
+    "InternalServerError": _UNREACHABLE,
     "InternalServiceError": _UNREACHABLE,
     "InternalServiceErrorException": _UNREACHABLE,
+    "InvalidAccessKeyId": _DENIED,
     "InvalidClientTokenId": _DENIED,
     "InvalidDBClusterStateFault": _BUSY,
     "InvalidDBInstanceState": _BUSY,
     "InvalidGlobalClusterStateFault": _BUSY,
+    "InvalidKeyId": _WRONG_KEY,
+    "InvalidKeyUsageException": _WRONG_KEY,
     "InvalidParameterCombination": _NOT_TAKEN,
     "InvalidParameterException": _OUR_CALL,
     "InvalidParameterValue": _NOT_TAKEN,
     "InvalidRequestException": _GONE,
     "InvalidSignatureException": _DENIED,
+    "KMSInternalException": _UNREACHABLE,
+    "KMSInvalidStateException": _WRONG_KEY,
+    "KeyUnavailableException": _UNREACHABLE,
     "LimitExceededException": (
         Unreachable,
         "Wait: the secret has too many young versions; write to it less often.",
     ),
+    "NoSuchBucket": _NO_PLACE,
+    "NotFoundException": _NO_PLACE,
+    "ParameterLimitExceeded": _NOT_TAKEN,
+    "ParameterMaxVersionLimitExceeded": (
+        Misconfigured,
+        "Take the label from the parameter's oldest version: it has 100.",
+    ),
+    "ParameterPatternMismatchException": _NOT_TAKEN,
+    "PermanentRedirect": _WRONG_REGION,
+    "RequestTimeTooSkewed": _DENIED,
     "RequestTimeout": _UNREACHABLE,
     "ResourceNotFoundException": _GONE,
     "ServiceUnavailable": _UNREACHABLE,
     "SignatureDoesNotMatch": _DENIED,
+    "SlowDown": _UNREACHABLE,
     "Throttling": _UNREACHABLE,
     "ThrottlingException": _UNREACHABLE,
     "TooManyRequestsException": _UNREACHABLE,
+    "TooManyUpdates": _UNREACHABLE,
     "UnauthorizedException": _DENIED,
     "UnrecognizedClientException": _DENIED,
+    "UnsupportedParameterType": _NOT_TAKEN,
     "ValidationException": _OUR_CALL,
 }
 """Error codes of the AWS APIs (CommonErrors, and each API's own list) -> what to do."""
@@ -336,7 +365,9 @@ class Scrubber(logging.Filter):
         return True
 
 
-_SDK_LOGGERS = ("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg")
+_SDK_LOGGERS = (
+    *("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg", "aws_encryption_sdk"),
+)
 
 
 def quiet_sdk_loggers() -> None:

@@ -85,6 +85,11 @@ def members(text: str, where: str, remedy: str) -> dict[str, object]:
     return {member.key: member.value for member in _members(text, where, remedy)}
 
 
+def texts(text: str, where: str, remedy: str) -> dict[str, str]:
+    """Return the top-level members of an object, each as the text that stands there."""
+    return {each.key: text[each.start : each.end] for each in _members(text, where, remedy)}
+
+
 def exchanged(text: str, where: str, fresh: Mapping[str, object], remedy: str | None = None) -> str:
     """Return *text* with the members of *fresh* exchanged or added, and nothing else changed."""
     pieces, cut, found = [], 0, _members(text, where, remedy)

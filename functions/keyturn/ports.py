@@ -531,6 +531,50 @@ class Authority(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a destination holds, by what it says of itself.
+
+    Attributes:
+        version_id: Of what it holds; None if that is nothing, or nothing that says so.
+        mark: Opaque. Equal only if nothing has been written since.
+    """
+
+    version_id: RotationId | None
+    mark: str
+
+
+class Destination(Protocol):
+    """A place that holds a copy of a secret's value, and says of which version."""
+
+    def name(self) -> str:
+        """Name it in one printable line, for logs and people: `s3://bucket/key`."""
+        ...
+
+    def holds(self) -> Held:
+        """Look. Cheap, and no cleartext is fetched.
+
+        Raises:
+            Drifted: It is another secret's place.
+        """
+        ...
+
+    def deliver(self, version: Version, text: Sensitive, seen: Held) -> None:
+        """Replace what it holds by *text*, the rendered value of *version*.
+
+        Only if nothing has been written since *seen*; where the place cannot compare, as nearly
+        so as it can be known. The version's id is written with the value, in one act. Repeatable:
+        if it is this version that was written since, that was an earlier try.
+
+        Raises:
+            Busy: Something else has been written since. Look again. Nothing was written, or, where
+                the place cannot compare, perhaps at the same time.
+            Misconfigured: The value does not fit; the message names the limit. Nothing was written.
+            Unreachable: No answer. It may have been written.
+        """
+        ...
+
+
 class Clock(Protocol):
     """Time, injected."""
 

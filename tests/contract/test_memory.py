@@ -22,6 +22,8 @@ from keyturn.strategies import (
 from keyturn.testing.contracts import (
     CANARY,
     AuthorityContract,
+    Depot,
+    DestinationContract,
     DualContract,
     Office,
     OneSlotContract,
@@ -29,7 +31,14 @@ from keyturn.testing.contracts import (
     Subject,
     TwoSlotContract,
 )
-from keyturn.testing.fakes import Account, MemoryDatabase, MemoryPlatform, World
+from keyturn.testing.fakes import (
+    Account,
+    Copy,
+    MemoryDatabase,
+    MemoryDestination,
+    MemoryPlatform,
+    World,
+)
 
 ADMIN = Credential("admin", Sensitive(f"{CANARY}admin"))
 
@@ -111,4 +120,41 @@ class TestAlternatingUsers(TwoSlotContract):
     def subject(self) -> Subject:
         return subject_of(
             lambda engine, fresh: AlternatingUsers(engine, fresh, pair_by_suffix, lambda: ADMIN)
+        )
+
+
+class Place(MemoryDestination):
+    """One that can be cut off."""
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.is_down = True
+        yield
+        self.is_down = False
+
+    @contextmanager
+    def lose_reply(self) -> Iterator[None]:
+        def lose(number: int, name: str) -> None:
+            del number
+            if name == "destination.write":
+                raise Unreachable("no answer", remedy="")
+
+        self._world.after = lose
+        yield
+        self._world.after = World().after
+
+
+class TestMemoryDestination(DestinationContract):
+    @pytest.fixture
+    def depot(self) -> Depot:
+        place = Place(World())
+        return Depot(
+            place,
+            lambda: place.history[-1].text if place.history else None,
+            lambda: place.write(Copy(None, Sensitive("by hand"))),
+            Sensitive(CANARY.ljust(MemoryDestination.LIMIT + 1)),
+            "4096 bytes",
+            lambda: 0,
+            place.outage,
+            place.lose_reply,
         )

@@ -44,6 +44,20 @@ CANARY = "Canary7"
         ("InvalidParameterCombination", 400, Misconfigured),
         ("InvalidParameterValue", 400, Misconfigured),
         ("ExpiredToken", 403, Denied),
+        # HeadObject has no body: its code is the status.
+        ("403", 403, Denied),
+        ("301", 301, Misconfigured),
+        ("NoSuchBucket", 404, Misconfigured),
+        ("SlowDown", 503, Unreachable),
+        ("NotFoundException", 400, Misconfigured),
+        ("DisabledException", 400, Misconfigured),
+        ("KMSInvalidStateException", 400, Misconfigured),
+        ("DependencyTimeoutException", 503, Unreachable),
+        ("TooManyUpdates", 400, Unreachable),
+        ("HierarchyTypeMismatchException", 400, Misconfigured),
+        ("ParameterPatternMismatchException", 400, Misconfigured),
+        ("ParameterMaxVersionLimitExceeded", 400, Misconfigured),
+        ("InvalidKeyId", 400, Misconfigured),
     ],
 )
 def test_an_aws_error_becomes_ours_by_its_code(

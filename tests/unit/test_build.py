@@ -30,6 +30,7 @@ GROUP_OF = {
     "functions/requirements/rotate-postgres.txt": "fn-rotate-postgres",
     "functions/requirements/rotate-mysql.txt": "fn-rotate-mysql",
     "functions/requirements/rotate-redis.txt": "fn-rotate-redis",
+    "functions/requirements/follow-up.txt": "fn-follow-up",
     "functions/requirements/generate.txt": "fn-generate",
 }
 

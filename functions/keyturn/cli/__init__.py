@@ -1,4 +1,4 @@
-"""The command line: `keyturn demo`, `generate`, `rotate`, `local up`, `plan ...`, `targets`.
+"""The command line: `keyturn demo`, `generate`, `local up`, `open`, `plan ...` and so on.
 
 Every command is thin: it calls the library and shows what came back. What a command needs is
 imported when it runs, so that `keyturn --help` needs no extra. Nothing secret is printed.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from keyturn import __version__
-from keyturn.cli import demo, generate, local, plan, rotate, targets
+from keyturn.cli import demo, generate, local, plan, rotate, seal, targets
 from keyturn.errors import KeyturnError
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(generate.generate)
+app.command("open")(seal.open_)
 app.command()(rotate.rotate)
+app.command()(seal.seal)
 app.command()(targets.targets)
 app.add_typer(local.app, name="local")
 app.add_typer(plan.app, name="plan")

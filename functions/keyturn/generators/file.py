@@ -23,7 +23,8 @@ def write(path: Path, value: Sensitive) -> None:
     except OSError as error:
         fact = error.strerror
     else:
-        with os.fdopen(opened, "w", encoding="utf-8") as file:
+        # A value that is no text has each of its bytes as half a surrogate pair.
+        with os.fdopen(opened, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(value.reveal())
         return
     raise Misconfigured(f"{path}: {fact}", remedy="Name a new file, in a folder that exists.")

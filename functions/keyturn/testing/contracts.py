@@ -30,7 +30,17 @@ from keyturn.errors import (
 )
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import Attempt, Credential, Intent, RotationId, SecretRef, Sensitive, Version
-from keyturn.ports import Authority, KeyIssuer, KeyStore, Pending, Retiring, SecretStore, Target
+from keyturn.ports import (
+    Authority,
+    Destination,
+    Held,
+    KeyIssuer,
+    KeyStore,
+    Pending,
+    Retiring,
+    SecretStore,
+    Target,
+)
 from keyturn.rotation import Rotation
 from keyturn.testing.fakes import REF, LabelledStore, World
 
@@ -712,6 +722,197 @@ class KeyStoreContract(StoreContract):
     def _store(self, shelf: Shelf) -> KeyStore:
         assert isinstance(shelf.store, KeyStore)
         return shelf.store
+
+
+# ---------------------------------------------------------------------------- destinations
+
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """A destination under contract, which holds nothing yet.
+
+    Attributes:
+        destination: The destination itself.
+        reads: What somebody gets who may read there; None if there is nothing.
+        write_by_hand: Somebody else writes there, and says nothing of a version.
+        misfit: A value that it cannot hold.
+        limit: What the refusal of that names.
+        values_read: How often a value has been read there, by anybody.
+        outage: While it is entered, the destination gives no answer.
+        lose_reply: While it is entered, the next write has its effect, and nobody is told.
+    """
+
+    destination: Destination
+    reads: Callable[[], Sensitive | None]
+    write_by_hand: Callable[[], None]
+    misfit: Sensitive
+    limit: str
+    values_read: Callable[[], int]
+    outage: Callable[[], AbstractContextManager[None]]
+    lose_reply: Callable[[], AbstractContextManager[None]]
+
+
+class DestinationContract:
+    """A subclass provides the fixture *depot*.
+
+    Attributes:
+        UNUSABLE: What no value can have in it. Whoever lists any proves by another test that it is
+            refused before anything is written.
+    """
+
+    UNUSABLE: ClassVar[tuple[str, ...]] = ()
+
+    def test_it_has_a_name_of_one_line(self, depot: Depot) -> None:
+        """It stands in logs and in `keyturn status`."""
+        assert depot.destination.name().isprintable()
+        assert depot.destination.name()
+
+    def test_at_first_it_holds_nothing(self, depot: Depot) -> None:
+        """And says so, however often it is asked."""
+        seen = depot.destination.holds()
+
+        assert seen.version_id is None
+        assert depot.destination.holds() == seen
+        assert depot.reads() is None
+
+    def test_what_was_delivered_is_there_and_says_which_version_it_is(self, depot: Depot) -> None:
+        """The one with the other: who sees the version finds its value."""
+        self._deliver(depot, "a", "one")
+
+        assert depot.destination.holds().version_id == RotationId("a")
+        assert depot.reads() == Sensitive(f"{CANARY}one")
+
+    def test_the_next_version_takes_its_place(self, depot: Depot) -> None:
+        """And the mark shows that something was written."""
+        self._deliver(depot, "a", "one")
+        before = depot.destination.holds()
+
+        self._deliver(depot, "b", "two")
+
+        assert depot.destination.holds().version_id == RotationId("b")
+        assert depot.destination.holds().mark != before.mark
+        assert depot.reads() == Sensitive(f"{CANARY}two")
+
+    def test_a_look_reads_no_value(self, depot: Depot) -> None:
+        """Whoever only looks needs no right to decrypt."""
+        self._deliver(depot, "a", "one")
+        before = depot.values_read()
+
+        depot.destination.holds()
+
+        assert depot.values_read() == before
+
+    def test_delivered_twice_is_delivered_once(self, depot: Depot) -> None:
+        """With the same look, as after a lost reply; and with a fresh one."""
+        seen = depot.destination.holds()
+        for _ in range(2):
+            self._deliver(depot, "a", "one", seen)
+        self._deliver(depot, "a", "one")
+
+        assert depot.destination.holds().version_id == RotationId("a")
+        assert depot.reads() == Sensitive(f"{CANARY}one")
+
+    def test_a_lost_reply_is_found_to_be_our_own(self, depot: Depot) -> None:
+        """No answer is not a failure, and the write is not somebody else's."""
+        seen = depot.destination.holds()
+        with depot.lose_reply(), suppress(Unreachable):
+            self._deliver(depot, "a", "one", seen)
+
+        self._deliver(depot, "a", "one", seen)
+
+        assert depot.destination.holds().version_id == RotationId("a")
+        assert depot.reads() == Sensitive(f"{CANARY}one")
+
+    def test_who_comes_late_writes_nothing(self, depot: Depot) -> None:
+        """A stalled worker with an old version does not undo a newer one."""
+        self._deliver(depot, "a", "one")
+        seen = depot.destination.holds()
+        self._deliver(depot, "c", "three")
+
+        with pytest.raises(Busy):
+            self._deliver(depot, "b", "two", seen)
+
+        assert depot.destination.holds().version_id == RotationId("c")
+        assert depot.reads() == Sensitive(f"{CANARY}three")
+
+    def test_two_at_first_are_one(self, depot: Depot) -> None:
+        """Both saw nothing there."""
+        seen = depot.destination.holds()
+        self._deliver(depot, "a", "one", seen)
+
+        with pytest.raises(Busy):
+            self._deliver(depot, "b", "two", seen)
+
+        assert depot.reads() == Sensitive(f"{CANARY}one")
+
+    def test_what_somebody_wrote_meanwhile_stays(self, depot: Depot) -> None:
+        """Until it was looked at: then the plan's word counts, and it is replaced."""
+        self._deliver(depot, "a", "one")
+        seen = depot.destination.holds()
+        depot.write_by_hand()
+
+        with pytest.raises(Busy):
+            self._deliver(depot, "b", "two", seen)
+        assert depot.destination.holds().version_id is None
+        self._deliver(depot, "b", "two")
+
+        assert depot.reads() == Sensitive(f"{CANARY}two")
+
+    def test_every_character_survives(self, depot: Depot) -> None:
+        """Printable ASCII, lines, and letters of other alphabets."""
+        text = f"{CANARY}{string.printable}\u00e9\u4e16\U0001f511\n"
+        for part in self.UNUSABLE:
+            text = text.replace(part, "")
+        seen = depot.destination.holds()
+
+        depot.destination.deliver(self._version("a"), Sensitive(text), seen)
+
+        assert depot.reads() == Sensitive(text)
+
+    def test_a_value_that_does_not_fit_is_refused_before(self, depot: Depot) -> None:
+        """The message names the limit."""
+        self._deliver(depot, "a", "one")
+        seen = depot.destination.holds()
+
+        with pytest.raises(Misconfigured, match=depot.limit):
+            depot.destination.deliver(self._version("b"), depot.misfit, seen)
+
+        assert depot.destination.holds() == seen
+
+    def test_no_answer_is_unreachable(self, depot: Depot) -> None:
+        """Nothing is known then."""
+        seen = depot.destination.holds()
+
+        with depot.outage():
+            with pytest.raises(Unreachable):
+                depot.destination.holds()
+            with pytest.raises(Unreachable):
+                self._deliver(depot, "a", "one", seen)
+
+        assert depot.reads() is None
+
+    def test_no_destination_leaks(self, depot: Depot, caplog: pytest.LogCaptureFixture) -> None:
+        """The SDK logs requests at DEBUG, values included, unless it is held back."""
+        quiet_sdk_loggers()
+        caplog.set_level(logging.DEBUG)
+        seen = depot.destination.holds()
+        self._deliver(depot, "a", "one", seen)
+        said = [repr(depot.destination), repr(depot.destination.holds())]
+
+        said += _said_by(lambda: self._deliver(depot, "b", "two", seen))
+        said += _said_by(lambda: depot.destination.deliver(self._version("b"), depot.misfit, seen))
+        with depot.outage():
+            said += _said_by(lambda: self._deliver(depot, "b", "two", seen))
+
+        assert CANARY not in caplog.text
+        assert not [text for text in said if CANARY in text]
+
+    def _deliver(self, depot: Depot, name: str, text: str, seen: Held | None = None) -> None:
+        seen = seen or depot.destination.holds()
+        depot.destination.deliver(self._version(name), Sensitive(CANARY + text), seen)
+
+    def _version(self, name: str) -> Version:
+        return version(Credential("app", Sensitive(f"{CANARY}unused")), name)
 
 
 # ---------------------------------------------------------------------------- issuers

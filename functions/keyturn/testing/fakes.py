@@ -9,6 +9,7 @@ the process before or after any of them, lose a reply, or let another worker run
     MemoryDatabase    a `PasswordEngine` with logins, owners and memberships
     MemoryPlatform    an `Authority` over one of its logins, which takes its time
     MemoryIssuer      a `KeyIssuer` whose lists are late, and whose keys are refused at first
+    MemoryDestination a `Destination` that remembers whatever it has held
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from keyturn.model import (
     Trace,
     Version,
 )
+from keyturn.ports import Held
 
 REF = SecretRef("fake/secret")
 
@@ -573,3 +575,61 @@ class MemoryIssuer:
 
     def _is_right(self, key: Key, credential: Credential) -> bool:
         return key.is_active and Sensitive(key.secret) == credential.secret
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a `MemoryDestination` holds, or has held. Somebody else's has no version."""
+
+    version_id: RotationId | None
+    text: Sensitive
+
+
+class MemoryDestination:
+    """A `Destination`. Takes up to 4,096 characters. A write is one call, with its condition.
+
+    Attributes:
+        history: Every copy that it has held, the present one last.
+        is_down: It gives no answer.
+    """
+
+    LIMIT = 4_096
+
+    def __init__(self, world: World, name: str = "memory://copy") -> None:
+        self._world = world
+        self._name = name
+        self.history: list[Copy] = []
+        self.is_down = False
+
+    def name(self) -> str:
+        """See `Destination.name`."""
+        return self._name
+
+    def holds(self) -> Held:
+        """See `Destination.holds`."""
+        with self._world.call("destination.look"):
+            self._require_answer()
+            return self._held()
+
+    def deliver(self, version: Version, text: Sensitive, seen: Held) -> None:
+        """See `Destination.deliver`."""
+        if len(text.reveal()) > self.LIMIT:
+            raise Misconfigured(f"{self._name} takes {self.LIMIT} bytes", remedy="")
+        with self._world.call("destination.write"):
+            self._require_answer()
+            if self._held().mark == seen.mark:
+                self.write(Copy(version.rotation_id, text))
+            elif self._held().version_id != version.rotation_id:
+                raise Busy(f"{self._name}: something else was written", remedy="")
+
+    def write(self, copy: Copy) -> None:
+        """Write, as somebody else may, without counting as a call."""
+        self.history.append(copy)
+
+    def _held(self) -> Held:
+        newest = self.history[-1].version_id if self.history else None
+        return Held(newest, str(len(self.history)))
+
+    def _require_answer(self) -> None:
+        if self.is_down:
+            raise Unreachable("the destination is down", remedy="")

@@ -323,6 +323,16 @@ def uniformity(options: argparse.Namespace, console: Console) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
+def copies(options: argparse.Namespace, console: Console) -> bool:
+    """Seal 1,000 values and have others open them, and back; needs the checkout's tests."""
+    del options
+    console.print("copies: 1,000 random values, sealed and opened by us and by AWS's own tools")
+    # Without the canary, which keeps and searches for every secret that is made.
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:canary"]
+    command = [*pytest, "--hypothesis-profile=proof", "tests/integration/test_sealed_copies.py"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
 PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "sweep": sweep,
     "load": load_test,
@@ -330,6 +340,7 @@ PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "mutants": mutants,
     "properties": properties,
     "uniformity": uniformity,
+    "copies": copies,
 }
 
 

@@ -1,6 +1,6 @@
 """HTTP on loopback for fakes of AWS services: hands every call to one function.
 
-    json_wire    AWS JSON 1.1   Secrets Manager
+    json_wire    AWS JSON 1.1   Secrets Manager, KMS, Parameter Store
     query_wire   AWS Query      RDS, ElastiCache, IAM, STS
     rest_wire    AWS REST-JSON  API Gateway
 
