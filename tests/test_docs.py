@@ -18,12 +18,13 @@ import yaml
 from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner
 
-from keyturn import plan, wiring
+from keyturn import http_api_plan, plan, wiring
 from keyturn.boundary import generation_event
 from keyturn.cli import app
 from keyturn.generators import kinds
 from keyturn.generators.fingerprint import fingerprint
 from keyturn.model import Sensitive
+from keyturn.shapes import Shape
 from keyturn.testing.mutants import copy_of_the_project
 
 ROOT = Path(__file__).parents[1]
@@ -279,3 +280,23 @@ def test_what_terraform_reads_of_the_stack_is_what_it_gives() -> None:
 
     for name in re.findall(r'outputs\["(\w+)"\]', block.text):
         assert f"\n  {name}:\n" in template.partition("\nOutputs:\n")[2], name
+
+
+def test_the_page_on_http_apis_has_every_key_and_placeholder() -> None:
+    page = prose(ROOT / "docs" / "http-api-keys.md")
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+
+    shapes: list[type[Shape]] = [http_api_plan.HttpApiShape, *http_api_plan.PARTS.values()]
+    for key in {key for shape in shapes for key in shape.__struct_fields__}:
+        assert f"`{key}`" in rows, key
+    for name in http_api_plan.PLACEHOLDERS:
+        assert f"`{{{name}}}`" in rows, name
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "docs" / "recipes").glob("*.yaml")), ids=str)
+def test_a_recipe_is_a_plan_and_names_its_source(recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+
+    assert plan.load(recipe).secrets
+    assert re.search(r"^# From https://", text, re.MULTILINE)
+    assert f"recipes/{recipe.name}" in (ROOT / "docs" / "http-api-keys.md").read_text()

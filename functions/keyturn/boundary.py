@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from keyturn.document import kind_of
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
 from keyturn.model import Happening, Outcome, RotationId, SecretRef, Sensitive, Sighting, Step
 
 T = TypeVar("T")
@@ -560,6 +560,8 @@ class Telemetry:
                 "remedy": error.remedy,
             },
         )
+        if isinstance(error, Untraceable):
+            self._metrics.add_metric(name="KeyPossiblyLost", unit="Count", value=1)
         self._measure(facts, "StepFailed", elapsed_ms)
 
     def _measure(self, facts: Mapping[str, str], name: str, elapsed_ms: int) -> None:

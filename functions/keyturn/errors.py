@@ -12,6 +12,7 @@
         Drifted          what we found is not what the plan says
         Denied           authenticated, but not allowed to do what rotation needs
         LockedOut        the target refuses every login that could authorise this
+        Untraceable      something may have been made that nothing can find
 
 "The target said no to this credential" is not an error: `Target.accepts` returns False.
 """
@@ -74,3 +75,7 @@ class Denied(NeedsHuman):
 
 class LockedOut(NeedsHuman):
     """The target refuses every login that could authorise this. It ends the rotation."""
+
+
+class Untraceable(NeedsHuman):
+    """No answer told whether something was made, and nothing that we can ask would find it."""

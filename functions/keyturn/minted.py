@@ -9,26 +9,38 @@ does age alone: the oldest key may be the live one, and the one beside it a pers
     retire    deactivate what is spent; the next create deletes it
 
 Between minting and staging a crash, or a lost reply, leaves a key that no version holds and whose
-secret nobody knows. The `Intent` declared before, and settled when a version holds the key, tells
-it from a person's. What a listed key is:
+secret nobody knows. Where keys have names, ours is called `keyturn-SECRET-TIME-TRY`, and that
+tells it from a person's: from no other secret's key, and how old it is. Where they have none, the
+`Intent` does that was declared before, and is settled when a version holds the key. Where nothing
+lists keys, the intent is all there is: a key that may be lost is reported, once. What a key is:
 
     in use     the key of current or pending
     resting    in a version, in no slot, and too young or still in use: it is left alone
     spent      in a version, in no slot, older than any worker, past its grace, no longer used
-    young      in no version, minted for our intent maybe; its worker may be alive
+    young      in no version, by its name or our intent maybe ours; its worker may be alive
     orphan     the same, older than any worker, and never used
     foreign    any other: somebody else's, never touched
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from keyturn.errors import Busy, Drifted, NotYetAccepted
-from keyturn.model import Credential, Intent, IssuedKey, RotationId, SecretRef, Version
+from keyturn.errors import Busy, Denied, Drifted, NotYetAccepted, Unreachable, Untraceable
+from keyturn.model import (
+    Attempt,
+    Credential,
+    Intent,
+    IssuedKey,
+    RotationId,
+    SecretRef,
+    Trace,
+    Version,
+)
 from keyturn.ports import Clock, KeyIssuer, KeyStore, Pause, Pending
 from keyturn.rotation import STALE_AFTER
 
@@ -57,6 +69,17 @@ PATIENCE_S = 60.0
 """How long one call waits for a new key, in seconds: the slowest propagation that was reported."""
 
 
+REMEMBERED = 4
+"""Where nothing lists keys, so many of the newest versions' are deleted, again each time."""
+
+PREFIX = "keyturn"
+"""What the names of all our keys begin with."""
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+_DIGITS = 16
+"""Hexadecimal ones of a digest: no two secrets of anybody's share them by chance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Which rotation of which secret this is, and in which store."""
@@ -78,6 +101,7 @@ class _Census:
     foreign: list[str] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     """Names of intents that can have no key any more but these orphans."""
+    intents: Sequence[Intent] = ()
 
     def count(self) -> int:
         kinds = (self.in_use, self.resting, self.spent, self.young, self.orphans, self.foreign)
@@ -124,6 +148,7 @@ class MintedKeys:
         self._issuer.check(current)
         since = self._clock.now()
         census = self._census(current, kept)
+        self._require_traced(census)
         self._require_room(census)
         self._make_room(current, census)
         return self._mint(current, since, census.foreign)
@@ -136,12 +161,14 @@ class MintedKeys:
     def keep(self, minted: Credential) -> None:
         """See `Minting.keep`."""
         del minted
-        self._settle([self._attempt] if self._attempt else [])
+        self._settle(self._declared())
 
     def discard(self, minted: Credential) -> None:
-        """See `Minting.discard`. The intent stays: the issuer may not know the key everywhere."""
+        """See `Minting.discard`. The intent stays where lists may yet show the key."""
         self._issuer.deactivate(minted, minted.principal)
         self._issuer.delete(minted, minted.principal)
+        if self._issuer.trace in _UNLISTED:
+            self._settle(self._declared())
 
     def set(self, pending: Pending, current: Version, kept: Iterable[Version]) -> None:
         """See `Target.set`. Nothing is to be set."""
@@ -188,8 +215,9 @@ class MintedKeys:
                 remedy="Rotate the secret; old keys are retired when current works.",
             )
         self._issuer.check(version.credential)
-        active = [key for key in self._issuer.keys(version.credential) if key.is_active]
-        versions = list(self._place.store.kept(self._place.ref))
+        kept = self._place.store.kept(self._place.ref)
+        keys, versions = self._listed(version.credential, kept)
+        active = [key for key in keys if key.is_active]
         census = self._sorted(active, versions, version.credential)
         for key_id in census.spent:
             self._require_free(key_id)
@@ -200,45 +228,81 @@ class MintedKeys:
     # ------------------------------------------------------------------------ what is what
 
     def _census(self, current: Credential, kept: Iterable[Version]) -> _Census:
+        return self._sorted(*self._listed(current, kept), current)
+
+    def _listed(
+        self, current: Credential, kept: Iterable[Version]
+    ) -> tuple[Sequence[IssuedKey], Sequence[Version]]:
+        if self._issuer.trace in _UNLISTED:
+            versions = list(kept)
+            return _remembered(versions), versions
         # The target first: a key that is staged in between is then known, and no orphan.
         keys = self._issuer.keys(current)
-        return self._sorted(keys, list(kept), current)
+        return keys, list(kept)
 
     def _sorted(
         self, keys: Sequence[IssuedKey], versions: Sequence[Version], current: Credential
     ) -> _Census:
-        census, in_use = _Census(), self._in_use()
-        intents = self._place.store.intents(self._place.ref)
-        census.settled = [each.name for each in intents if self._is_over(each)]
+        in_use = self._in_use()
+        census = _Census(intents=self._place.store.intents(self._place.ref))
+        census.settled = [each.name for each in census.intents if self._is_over(each)]
         known = {version.credential.principal for version in versions}
+        quiet_from = self._quiet_from(versions, current)
         for key in keys:
             if key.id in in_use:
                 census.in_use.append(key.id)
             elif key.id in known:
-                is_spent = self._is_spent(key.id, versions, current)
-                (census.spent if is_spent else census.resting).append(key.id)
+                # Not the key's own age: an old key may have been put into a version just now.
+                stored_at = max(v.stored_at for v in versions if v.credential.principal == key.id)
+                is_quiet = self._is_quiet(current, key.id, stored_at, quiet_from)
+                (census.spent if is_quiet else census.resting).append(key.id)
+            elif self._issuer.trace is Trace.NAME:
+                self._sort_by_name(current, key, quiet_from, census)
             else:
-                self._sort_unknown(key, intents, census)
+                self._sort_by_intent(current, key, census)
         return census
 
-    def _is_spent(self, key_id: str, versions: Sequence[Version], current: Credential) -> bool:
-        now = self._clock.now()
-        stored = {v.stored_at for v in versions if v.credential.principal == key_id}
+    def _quiet_from(self, versions: Sequence[Version], current: Credential) -> datetime:
+        """Return from when on nobody has a reason to use another key than current's."""
         since = {v.stored_at for v in versions if v.credential.principal == current.principal}
-        # Not the key's own age: an old key may have been put into a version a moment ago.
-        quiet_from = max(since, default=now) + self._grace
-        # With a lease, too: what was stored may be promoted by a call that is under way.
-        if now - max(stored) < STALE_AFTER or now < quiet_from:
-            return False
-        used_at = self._issuer.last_used(key_id)
-        return used_at is None or used_at < quiet_from
+        return max(since, default=self._clock.now()) + self._grace
 
-    def _sort_unknown(self, key: IssuedKey, intents: Sequence[Intent], census: _Census) -> None:
-        if not any(_may_be_of(intent, key) for intent in intents):
+    def _is_quiet(
+        self, current: Credential, key_id: str, born_at: datetime, quiet_from: datetime
+    ) -> bool:
+        now = self._clock.now()
+        # With a lease, too: what was stored may be promoted by a call that is under way.
+        if now - born_at < STALE_AFTER or now < quiet_from:
+            return False
+        used_at = self._issuer.last_used(current, key_id)
+        # Of a key that was never current, the last use is our own test of it.
+        return used_at is None or used_at < max(quiet_from, born_at + STALE_AFTER)
+
+    def _sort_by_name(
+        self, current: Credential, key: IssuedKey, quiet_from: datetime, census: _Census
+    ) -> None:
+        """Sort a key that no version has. Our name proves that it is ours; its use, that it lives.
+
+        One that is used was in a version once that the store keeps no longer.
+        """
+        tried_at = _tried_at(key.name, self._place.ref)
+        if tried_at is None:
             census.foreign.append(key.id)
-        elif self._clock.now() - key.created_at < self._lost_after:
+        elif self._clock.now() - tried_at < self._lost_after:
             census.young.append(key.id)
-        elif self._issuer.last_used(key.id) is None:
+        elif self._issuer.last_used(current, key.id) is None:
+            census.orphans.append(key.id)
+        else:
+            is_quiet = self._is_quiet(current, key.id, tried_at, quiet_from)
+            (census.orphans if is_quiet else census.resting).append(key.id)
+
+    def _sort_by_intent(self, current: Credential, key: IssuedKey, census: _Census) -> None:
+        made_at = key.created_at
+        if made_at is None or not any(_may_be_of(each, key.id, made_at) for each in census.intents):
+            census.foreign.append(key.id)
+        elif self._clock.now() - made_at < self._lost_after:
+            census.young.append(key.id)
+        elif self._issuer.last_used(current, key.id) is None:
             census.orphans.append(key.id)
         else:  # Whoever has used it knows its secret; of an orphan nobody does.
             census.foreign.append(key.id)
@@ -256,6 +320,26 @@ class MintedKeys:
         return frozenset(version.credential.principal for version in found)
 
     # ------------------------------------------------------------------------ what is done
+
+    def _require_traced(self, census: _Census) -> None:
+        """Report a key that may be lost where nothing can find it: once, then go on.
+
+        Within one rotation it stays so. Else each try of a platform that repeats what fails would
+        leave another such key.
+
+        Raises:
+            Untraceable: An earlier try had no answer, or its worker died before it staged the key.
+        """
+        if self._issuer.trace not in _UNLISTED:
+            return
+        if self._issuer.trace is Trace.NONE and any(map(self._is_mine, census.intents)):
+            raise _untraceable(self._place.ref)
+        if census.settled:
+            self._settle(census.settled)
+            raise _untraceable(self._place.ref)
+
+    def _is_mine(self, intent: Intent) -> bool:
+        return intent.name.startswith(f"{self._place.rotation_id}-")
 
     def _require_room(self, census: _Census) -> None:
         """Refuse if nothing that is ours can make room. Nothing has been touched yet.
@@ -287,8 +371,10 @@ class MintedKeys:
     def _make_room(self, current: Credential, census: _Census) -> None:
         for key_id in [*census.orphans, *census.spent]:
             self._delete(current, key_id)
-        # After the orphans are gone: it was what proved that they are ours.
-        self._settle(census.settled)
+        # After the orphans are gone: it was what proved that they are ours. What nothing can find
+        # is to be told of first.
+        if self._issuer.trace not in _UNLISTED:
+            self._settle(census.settled)
 
     def _delete(self, current: Credential, key_id: str) -> None:
         self._require_free(key_id)
@@ -301,24 +387,82 @@ class MintedKeys:
             raise Busy(f"the key {key_id} has come into use meanwhile", remedy="Nothing: it stays.")
 
     def _mint(self, current: Credential, since: datetime, foreign: Iterable[str]) -> Credential:
+        attempt = self._next_attempt()
+        if self._issuer.trace is not Trace.NAME:
+            self._declare(since, foreign)
+        try:
+            return self._issuer.mint(current, attempt)
+        except (Busy, Denied):  # An answer: none was made. After no answer, there may be one.
+            self._settle(self._declared())
+            raise
+        except Unreachable as error:
+            if self._issuer.trace is not Trace.NONE:
+                raise
+            told = f"{error}; {_untraceable(self._place.ref)}"
+        raise Untraceable(told, remedy=_UNTRACEABLE)
+
+    def _next_attempt(self) -> Attempt:
+        ref, rotation_id = self._place.ref, self._place.rotation_id
+        now = self._clock.now().astimezone(UTC)
+        name = f"{_own(ref)}{now.strftime(_STAMP)}-{secrets.token_hex(4)}"
+        return Attempt(name, _digest(f"{ref} {rotation_id}", 2 * _DIGITS), now)
+
+    def _declare(self, since: datetime, foreign: Iterable[str]) -> None:
         self._attempt = f"{self._place.rotation_id}-{secrets.token_hex(4)}"
         until = self._clock.now() + self._lost_after
         intent = Intent(self._attempt, since, until, frozenset(foreign))
         self._place.store.declare(self._place.ref, intent)
-        try:
-            return self._issuer.mint(current)
-        except Busy:  # An answer: none was made. After no answer, there may be one.
-            self._settle([self._attempt])
-            raise
+
+    def _declared(self) -> list[str]:
+        return [self._attempt] if self._attempt else []
 
     def _settle(self, names: Sequence[str]) -> None:
         if names:
             self._place.store.settle(self._place.ref, names)
 
 
-def _may_be_of(intent: Intent, key: IssuedKey) -> bool:
-    is_in_time = intent.since - SKEW <= key.created_at <= intent.until
-    return is_in_time and key.id not in intent.foreign
+_UNLISTED = (Trace.RETRY, Trace.NONE)
+
+
+def _may_be_of(intent: Intent, key_id: str, made_at: datetime) -> bool:
+    is_in_time = intent.since - SKEW <= made_at <= intent.until
+    return is_in_time and key_id not in intent.foreign
+
+
+def _own(ref: SecretRef) -> str:
+    """Return what the names of a secret's keys begin with."""
+    return f"{PREFIX}-{_digest(ref, _DIGITS)}-"
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def _tried_at(name: str, ref: SecretRef) -> datetime | None:
+    """Return when a key of that name was to be made for that secret; None if it is not ours."""
+    stamp, _, tail = name.removeprefix(_own(ref)).partition("-")
+    if not name.startswith(_own(ref)) or not tail:
+        return None
+    try:
+        return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _remembered(versions: Iterable[Version]) -> list[IssuedKey]:
+    """Return the keys of the newest versions, for want of a list."""
+    ids = dict.fromkeys(version.credential.principal for version in versions)
+    return [IssuedKey(key_id, None, is_active=True) for key_id in list(ids)[:REMEMBERED]]
+
+
+_UNTRACEABLE = "Look for a key that no version of the secret has, where they are made; delete it."
+
+
+def _untraceable(ref: SecretRef) -> Untraceable:
+    return Untraceable(
+        f"{ref}: an earlier try to make a key was lost, and nothing lists keys: one may be left",
+        remedy=_UNTRACEABLE,
+    )
 
 
 def _resting(keys: Sequence[str]) -> Busy:

@@ -118,13 +118,47 @@ class Snapshot:
     pending: RotationId | None = None
 
 
+class Trace(Enum):
+    """By what a key is found again whose secret nobody has received."""
+
+    NAME = "name"
+    """Lists show the name that each key was minted with."""
+    TIME = "time"
+    """Lists show when each was made, and its last use is known: an `Intent` says the rest."""
+    RETRY = "retry"
+    """Nothing lists it. Whoever asks again for the same rotation gets it."""
+    NONE = "none"
+    """Nothing finds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to have a key made.
+
+    Attributes:
+        name: Of this try alone. The key has it from then on, where keys have names.
+        rotation: The same in every try of one rotation, and in no other's.
+        at: When.
+    """
+
+    name: str
+    rotation: str
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """What an issuer tells of a key that it has made. Never its secret."""
+    """What an issuer tells of a key that it has made. Never its secret.
+
+    Attributes:
+        created_at: None if the issuer does not tell.
+        name: What it was minted with; empty if keys have no names.
+    """
 
     id: str
-    created_at: datetime
+    created_at: datetime | None
     is_active: bool
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +187,16 @@ class Surroundings:
         plaintext_hosts: Hosts that may be reached without TLS, besides loopback and sockets.
         ca_file: A PEM file with authorities to trust besides the system's.
         key_holders: Patterns of those whose keys may be minted and deleted.
+        declared: What the plan says to this kind of target alone, which knows its type.
+        admin: Reads the credential that the plan names as an admin's, if it names one.
     """
 
     remaining_s: Callable[[], float]
     plaintext_hosts: frozenset[str] = frozenset()
     ca_file: str | None = None
     key_holders: tuple[str, ...] = ()
+    declared: object = None
+    admin: Callable[[], Credential] | None = None
 
 
 class Happening(StrEnum):

@@ -28,13 +28,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from keyturn import generate
+from keyturn import generate, http_api_plan
 from keyturn.errors import Misconfigured
 from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.generate import PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.policy import Policy
 from keyturn.generators.text import AnyCharset, Exclude, Length, Require
+from keyturn.http_api import HttpApi
+from keyturn.http_api_plan import HttpApiShape
 from keyturn.model import Strategy
 from keyturn.rendering import Form, Rendering
 from keyturn.shapes import (
@@ -85,6 +87,7 @@ class SecretPlan:
         failed_logins: How many logins of the secret's own user may fail in a rotation.
         deliver: Where copies of it go.
         retirement: When the old credential dies.
+        http: The API that makes the key, where it is one that the plan declares.
     """
 
     strategy: Strategy
@@ -102,6 +105,8 @@ class SecretPlan:
     def is_followed(self) -> bool:
         """Tell whether anything follows a rotation."""
         return bool(self.deliver) or self.retirement.when is not When.NEVER
+
+    http: HttpApi | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +313,12 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
     retire: _Retire | msgspec.UnsetType = msgspec.UNSET
+    http: (
+        Annotated[
+            HttpApiShape, msgspec.Meta(description="The HTTP API that makes the key, if one does.")
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class GenerateShape(
@@ -450,6 +461,7 @@ _FIXES: Mapping[str, str] = {
     "grace": "Write a whole number and a unit, such as `grace: 1h`.",
     "deadline": "Write a whole number and a unit, such as `deadline: 7d`, longer than `grace`.",
     "at_deadline": "Write `hold` or `force`.",
+    "http": "Write how the API is asked: `hosts`, `create`, `verify`, `delete`, `list`.",
     **kinds.FIXES,
 }
 
@@ -476,6 +488,7 @@ def _login(
         at = place.at("password")
         require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
     copies, retirement = _copies(entry, place), _retirement(entry, place)
+    api = http_api_plan.read(entry["http"], place.at("http")) if "http" in entry else None
     read = shaped(entry, shape, place, _FIXES)
     policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
@@ -489,8 +502,11 @@ def _login(
         failed_logins=_given(read, "failed_logins"),
         deliver=copies,
         retirement=retirement,
+        http=api,
     )
     _require_logins(planned, name, place)
+    if planned.users and api is not None:
+        raise refusal(place.at("users"), "stands beside `http`", "Leave one of them out.")
     return planned
 
 

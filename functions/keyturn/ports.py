@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from keyturn.model import (
     Alert,
+    Attempt,
     Credential,
     Intent,
     IssuedKey,
@@ -22,6 +23,7 @@ from keyturn.model import (
     SecretRef,
     Sensitive,
     Snapshot,
+    Trace,
     Version,
 )
 
@@ -329,6 +331,11 @@ class KeyIssuer(Protocol):
         """How many keys a holder may have, inactive ones included."""
         ...
 
+    @property
+    def trace(self) -> Trace:
+        """By what a key is found again whose secret nobody has received."""
+        ...
+
     def holder(self, credential: Credential) -> str:
         """Check the whole of *credential* and say whose key it is. No I/O.
 
@@ -348,15 +355,17 @@ class KeyIssuer(Protocol):
         ...
 
     def keys(self, current: Credential) -> Sequence[IssuedKey]:
-        """Return all keys of the holder of *current*.
+        """Return all keys of the holder of *current*. Asked only where there are lists: `trace`.
 
         Raises:
             Drifted: There is no such holder.
         """
         ...
 
-    def mint(self, current: Credential) -> Credential:
-        """Make a key: *current* with another principal and secret. Asked for once, never repeated.
+    def mint(self, current: Credential, attempt: Attempt) -> Credential:
+        """Make a key: *current* with another principal and secret.
+
+        Asked for once, never repeated, unless the issuer makes one key only for one rotation.
 
         Raises:
             Busy: The holder has as many as it may.
@@ -372,12 +381,12 @@ class KeyIssuer(Protocol):
         """
         ...
 
-    def last_used(self, key_id: str) -> datetime | None:
+    def last_used(self, current: Credential, key_id: str) -> datetime | None:
         """Return when a key was used last, as far as the issuer knows; None if never."""
         ...
 
     def deactivate(self, current: Credential, key_id: str) -> None:
-        """Let a key be refused. Repeatable; does nothing if it is gone."""
+        """Let a key be refused. Repeatable; nothing if it is gone, or where only `delete` can."""
         ...
 
     def delete(self, current: Credential, key_id: str) -> None:

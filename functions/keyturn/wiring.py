@@ -731,12 +731,13 @@ def _candidates(
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
-        place = Place(store, secret.ref, secret.rotation_id)
+        issuer = module.issuer(_with_plan(surroundings, plan, settings, store))
+        # The whole name: the keys' own names follow from it.
+        ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
+        place = Place(store, ref, secret.rotation_id)
         pause = _pause(surroundings)
         lost_after = LANDING if settings.has_one_worker else STALE_AFTER
-        target = MintedKeys(
-            module.issuer(surroundings), place, _SystemClock(), pause, lost_after=lost_after
-        )
+        target = MintedKeys(issuer, place, _SystemClock(), pause, lost_after=lost_after)
         return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
@@ -759,6 +760,17 @@ def _candidates(
         authority if plan is not None and plan.authority else None,
         plan.failed_logins if plan is not None else None,
     )
+
+
+def _with_plan(
+    surroundings: Surroundings, plan: SecretPlan | None, settings: Settings, store: SecretStore
+) -> Surroundings:
+    """Add what the plan says to an issuer, and the admin's credential, read when it is needed."""
+    if plan is None:
+        return surroundings
+    name = plan.admin
+    admin = (lambda: _admin(name, settings, store)) if name is not None else None
+    return replace(surroundings, declared=plan.http, admin=admin)
 
 
 def _narrowed(policy: generate.PasswordPolicy, module: TargetModule) -> generate.PasswordPolicy:

@@ -16,7 +16,7 @@ from keyturn.minted import PROOFS, MintedKeys, Place
 from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Surroundings
 from keyturn.rotation import Rotation
 from keyturn.targets.iam_access_key import IamUsers, issuer, smtp_password
-from keyturn.testing.contracts import LONG_S, Mint, MintedContract
+from keyturn.testing.contracts import ATTEMPT, LONG_S, Mint, MintedContract
 from keyturn.testing.fakes import REF, LabelledStore, World
 from keyturn.testing.strict_iam import ACCOUNT, AccessKey, StrictIam
 
@@ -316,7 +316,7 @@ def test_the_first_key_is_for_users_that_are_named_whole(current: Credential) ->
 def test_a_user_that_is_gone_is_named(current: Credential) -> None:
     gone = replace(current, fields={"username": "gone"})
 
-    for act in (_issuer().keys, _issuer().mint):
+    for act in (_issuer().keys, lambda credential: _issuer().mint(credential, ATTEMPT)):
         with pytest.raises(Drifted, match="no user"):
             act(gone)
 
@@ -349,7 +349,7 @@ def test_members_that_follow_from_the_key_are_made_where_the_secret_has_them(
 ) -> None:
     fields = {**current.fields, "smtp_password_eu-west-1": "", "credentials_file": "", "note": ""}
 
-    made = _issuer().mint(replace(current, fields=fields))
+    made = _issuer().mint(replace(current, fields=fields), ATTEMPT)
 
     [key] = [each for each in iam.alive("app") if each.key_id == made.principal]
     assert made.derived.keys() == {"smtp_password_eu-west-1", "credentials_file"}

@@ -269,7 +269,7 @@ class Undeclared(MintedKeys):
 
     def _mint(self, current: Credential, since: datetime, foreign: Iterable[str]) -> Credential:
         del since, foreign
-        return self._issuer.mint(current)
+        return self._issuer.mint(current, self._next_attempt())
 
 
 class TakesAll(MintedKeys):

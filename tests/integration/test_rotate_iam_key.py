@@ -237,7 +237,7 @@ def test_what_is_asked_of_iam_is_what_is_declared(room: Room) -> None:
     current = Credential(
         serves["access_key_id"], Sensitive(serves["secret_access_key"]), {"username": "app"}
     )
-    issuer.last_used(room.first.key_id)
+    issuer.last_used(current, room.first.key_id)
     issuer.deactivate(current, room.first.key_id)
     issuer.delete(current, room.first.key_id)
 

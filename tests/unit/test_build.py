@@ -134,7 +134,7 @@ DRIVERS = {
 }
 """What a function holds besides what all of them do."""
 
-NO_DRIVER = ("api_gateway_key", "iam_access_key")
+NO_DRIVER = ("api_gateway_key", "http_api_key", "iam_access_key")
 """Targets that every package holds."""
 
 
@@ -216,7 +216,8 @@ def test_the_package_that_generates_holds_what_makes_keys_and_no_driver(
     assert not [driver for drivers in DRIVERS.values() for driver in drivers & names]
     assert {path.name for path in (generating / "aws").iterdir()} == {"generate.py", "rotate.py"}
     targets = {path.name for path in (generating / "keyturn" / "targets").iterdir()}
-    assert targets == {"__init__.py", "api_gateway_key.py", "iam_access_key.py"}
+    shared = {"http_exchange.py", "members.py", "tls.py"}
+    assert targets == {"__init__.py", *shared, *(f"{name}.py" for name in NO_DRIVER)}
     assert _zip_bytes(generating, tmp_path) <= GENERATE_ZIP_MAX_BYTES
 
 
@@ -337,7 +338,7 @@ def test_the_postgres_target_is_found_in_the_package(package: Path, tmp_path: Pa
         "print([module.__name__ for module in wiring.target_modules()])\n",
     )
 
-    found = [f"keyturn.targets.{name}" for name in NO_DRIVER] + ["keyturn.targets.postgres"]
+    found = [f"keyturn.targets.{name}" for name in (*NO_DRIVER, "postgres")]
     assert ran.stdout.strip() == str(found), ran.stderr
 
 

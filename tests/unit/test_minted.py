@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from keyturn.errors import Busy, Drifted, KeyturnError, NotYetAccepted, Unreachable
+from keyturn.errors import (
+    Busy,
+    Denied,
+    Drifted,
+    KeyturnError,
+    NotYetAccepted,
+    Unreachable,
+    Untraceable,
+)
 from keyturn.minted import GRACE, LANDING, MintedKeys, Place
-from keyturn.model import Credential, Outcome, RotationId, Sensitive, Step, Version
+from keyturn.model import (
+    Attempt,
+    Credential,
+    Outcome,
+    RotationId,
+    SecretRef,
+    Sensitive,
+    Step,
+    Trace,
+    Version,
+)
 from keyturn.ports import KeyStore, Minting, Retiring
 from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.testing.fakes import REF, Crash, Key, LabelledStore, MemoryIssuer, StagedStore, World
@@ -448,7 +467,254 @@ def test_a_previous_key_that_is_still_used_is_left(lab: Lab) -> None:
     assert lab.issuer.keys_by_id["K0"].is_active
 
 
+# ---------------------------------------------------------------------------- keys with names
+
+
+def _lose_a_key(lab: Lab, name: str = "a") -> None:
+    lab.fail_at("issuer.mint", Crash(), after=True)
+    with pytest.raises(Crash):
+        lab.begin(name).run()
+    lab.mend()
+
+
+@pytest.fixture
+def named(lab: Lab) -> Lab:
+    """Its issuer keeps names, tells no times, and has room."""
+    lab.issuer.trace = Trace.NAME
+    lab.issuer.limit = 9
+    return lab
+
+
+def test_a_name_says_whose_and_how_old_a_key_is(named: Lab) -> None:
+    _lose_a_key(named)
+    assert named.issuer.keys_by_id["K1"].name.startswith("keyturn-")
+
+    named.run_late("b")
+
+    assert named.alive() == {"K0", named.serves()}
+    assert "store.declare" not in named.world.calls
+
+
+def test_a_young_key_with_our_name_may_be_a_running_workers(named: Lab) -> None:
+    _lose_a_key(named)
+
+    named.begin("b").run()
+
+    assert named.alive() == {"K0", "K1", named.serves()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "keyturn",
+        "keyturn-0123456789abcdef-20200101T000000Z-00000000",
+        "keyturn-{}-20200101T000000Z",
+        "keyturn-{}-2020-00000000",
+        "keyturn-{}x-20200101T000000Z-00000000",
+        " keyturn-{}-20200101T000000Z-00000000",
+    ],
+)
+def test_a_key_with_another_name_is_foreign(named: Lab, name: str) -> None:
+    """A person's, another secret's, or one that only looks like ours."""
+    digest = hashlib.sha256(REF.encode()).hexdigest()[:16]
+    named.add("HUMAN").name = name.format(digest)
+
+    named.begin("a").run()
+    named.run_late("b")
+
+    assert "HUMAN" in named.alive()
+
+
+def test_another_secrets_lost_key_is_foreign(named: Lab) -> None:
+    """They may share a holder. Each secret's rotations know their own."""
+    place = Place(named.store, SecretRef("other"), RotationId("v0"))
+    MintedKeys(named.issuer, place, named.world.clock, named.pause).create(named.first, [])
+
+    named.run_late("a")
+
+    assert named.alive() == {"K0", "K1", named.serves()}
+
+
+def test_a_nameless_key_made_after_a_crash_is_foreign(named: Lab) -> None:
+    """Where names are kept, no intent explains a key that has none."""
+    _lose_a_key(named)
+    named.add("HUMAN", timedelta(0))
+
+    named.run_late("b")
+
+    assert named.alive() == {"K0", "HUMAN", named.serves()}
+
+
+def test_a_key_of_ours_that_is_used_is_left(named: Lab) -> None:
+    """It was in a version that the store keeps no longer."""
+    named.run_late("a")
+    named.world.clock.advance(2 * LONG)
+    forgotten = named.store.versions.pop(RotationId("v0"))
+    assert forgotten is not None
+    digest = hashlib.sha256(REF.encode()).hexdigest()[:16]
+    key = named.issuer.keys_by_id["K0"]
+    key.name = f"keyturn-{digest}-20200101T000000Z-00000000"
+    key.used_at = named.world.clock.now()
+
+    named.begin("b").run()
+    assert "K0" in named.alive()
+
+    key.used_at = named.world.clock.now() - 3 * LONG
+    named.run_late("c")
+    assert "K0" not in named.alive()
+
+
+def test_every_try_has_a_name_of_its_own_and_a_rotation_one(named: Lab) -> None:
+    asked: list[Attempt] = []
+
+    class Asking(MemoryIssuer):
+        def mint(self, current: Credential, attempt: Attempt) -> Credential:
+            asked.append(attempt)
+            return super().mint(current, attempt)
+
+    named.issuer = Asking(named.world, named.issuer.keys_by_id)
+    named.issuer.trace, named.issuer.limit = Trace.NAME, 9
+    for name in ("a", "a", "b"):
+        named.begin(name)
+        named.target(name).create(named.first, [])
+
+    assert len({attempt.name for attempt in asked}) == 3
+    assert [attempt.rotation == asked[0].rotation for attempt in asked] == [True, True, False]
+
+
+# ---------------------------------------------------------------------------- without a list
+
+
+@pytest.fixture
+def unlisted(lab: Lab) -> Lab:
+    lab.issuer.trace = Trace.NONE
+    lab.issuer.limit = 9
+    return lab
+
+
+def test_without_a_list_earlier_keys_are_deleted_all_the_same(unlisted: Lab) -> None:
+    for name in ("a", "b", "c"):
+        unlisted.run_late(name)
+
+    assert unlisted.alive() == {"K2", "K3"}
+    assert "issuer.list" not in unlisted.world.calls
+
+
+def test_without_a_list_a_lost_reply_is_reported(unlisted: Lab) -> None:
+    """As something for a person: asked again, the issuer would make another such key."""
+    unlisted.fail_at("issuer.mint", _lost(), after=True)
+    with pytest.raises(Untraceable, match="one may be left"):
+        unlisted.begin("a").run()
+    unlisted.mend()
+
+    with pytest.raises(Untraceable):
+        unlisted.resume("a").run()
+    assert unlisted.world.calls.count("issuer.mint") == 1
+
+
+def test_without_a_list_a_crash_is_reported_once_and_gone_on_from(unlisted: Lab) -> None:
+    _lose_a_key(unlisted)
+    unlisted.store.abandon()
+    unlisted.world.clock.advance(2 * LONG)
+
+    with pytest.raises(Untraceable):
+        unlisted.begin("b").run()
+    unlisted.resume("b").run()
+
+    assert unlisted.serves() == "K2"
+    unlisted.run_late("c")
+
+
+def test_without_a_list_a_sweep_reports_nothing_and_forgets_nothing(unlisted: Lab) -> None:
+    """It is what adopting a value does; the next create has to tell."""
+    _lose_a_key(unlisted)
+    unlisted.store.begin(RotationId("b"))
+    unlisted.world.clock.advance(2 * LONG)
+
+    unlisted.target("b").sweep(unlisted.first, unlisted.store.kept(REF))
+
+    assert len(unlisted.store.intents(REF)) == 1
+
+
+def test_without_a_list_a_good_rotation_reports_nothing(unlisted: Lab) -> None:
+    unlisted.run_late("a")
+    unlisted.world.clock.advance(2 * LONG)
+
+    unlisted.begin("b").run()
+
+    assert unlisted.serves() == "K2"
+
+
+def test_without_a_list_a_key_that_was_discarded_is_not_reported(unlisted: Lab) -> None:
+    first = unlisted.begin("a")
+
+    def overtake(_: int, name: str) -> None:
+        if name == "issuer.mint":
+            unlisted.store.begin(RotationId("b"))
+
+    unlisted.world.after = overtake
+    with pytest.raises(Busy):
+        first.run()
+    unlisted.mend()
+
+    unlisted.run_late("b")
+
+    assert unlisted.alive() == {"K0", "K2"}
+    unlisted.run_late("c")
+
+
+@pytest.mark.parametrize("answer", [Busy("full", remedy=""), Denied("no", remedy="")], ids=str)
+def test_a_refusal_is_an_answer_and_leaves_no_intent(unlisted: Lab, answer: KeyturnError) -> None:
+    """Nothing was made: it is tried again as soon as it may be."""
+    unlisted.fail_at("issuer.mint", answer)
+    with pytest.raises(type(answer)):
+        unlisted.begin("a").run()
+    unlisted.mend()
+
+    unlisted.resume("a").run()
+
+    assert unlisted.serves() == "K1"
+
+
+def test_a_repeatable_create_is_asked_again_in_the_same_rotation(unlisted: Lab) -> None:
+    unlisted.issuer.trace = Trace.RETRY
+    unlisted.fail_at("issuer.mint", _lost())
+    with pytest.raises(Unreachable):
+        unlisted.begin("a").run()
+    unlisted.mend()
+
+    unlisted.resume("a").run()
+
+    assert unlisted.serves() == "K1"
+
+
+def test_a_repeatable_create_that_was_abandoned_is_reported(unlisted: Lab) -> None:
+    unlisted.issuer.trace = Trace.RETRY
+    _lose_a_key(unlisted)
+    unlisted.store.abandon()
+    unlisted.world.clock.advance(2 * LONG)
+
+    with pytest.raises(Untraceable):
+        unlisted.begin("b").run()
+    unlisted.resume("b").run()
+
+
 # ---------------------------------------------------------------------------- proof
+
+
+def test_our_own_test_of_a_key_that_was_abandoned_is_no_use_of_it(lab: Lab) -> None:
+    """Else it would rest for ever, and leave no room."""
+    lab.world.clock.advance(2 * LONG)
+    rotation = lab.begin("a")
+    for step in (Step.CREATE, Step.TEST):
+        rotation.perform(step)
+    lab.issuer.keys_by_id["K1"].used_at = lab.world.clock.now()
+    lab.store.abandon()
+
+    lab.run_late("b")
+
+    assert lab.alive() == {"K0", lab.serves()}
 
 
 def test_one_good_use_is_no_proof(lab: Lab) -> None:

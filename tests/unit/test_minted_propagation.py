@@ -17,7 +17,7 @@ import pytest
 
 from keyturn.errors import Busy, Drifted, KeyturnError, Unreachable
 from keyturn.minted import PROOFS, MintedKeys, Place
-from keyturn.model import Credential, IssuedKey, RotationId, Sensitive, Step
+from keyturn.model import Attempt, Credential, IssuedKey, RotationId, Sensitive, Step
 from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.testing.fakes import REF, Crash, Key, LabelledStore, MemoryIssuer, World
 
@@ -41,8 +41,8 @@ class SlowIssuer(MemoryIssuer):
         self._known_at: dict[str, list[datetime]] = {}
         self._gone_at: dict[str, datetime] = {}
 
-    def mint(self, current: Credential) -> Credential:
-        made = super().mint(current)
+    def mint(self, current: Credential, attempt: Attempt) -> Credential:
+        made = super().mint(current, attempt)
         self._known_at[made.secret.reveal()] = [self._soon() for _ in range(HOSTS)]
         return made
 
@@ -228,7 +228,7 @@ class Undeclared(MintedKeys):
 
     def _mint(self, current: Credential, since: datetime, foreign: Iterable[str]) -> Credential:
         del since, foreign
-        return self._issuer.mint(current)
+        return self._issuer.mint(current, self._next_attempt())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.shared_keys import Hmac
-from keyturn.model import Strategy
+from keyturn.model import Strategy, Trace
 from keyturn.rendering import Form, Rendering
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -261,7 +261,8 @@ ASK_HALF = "Write the character itself, or its one escape that begins with a cap
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
 PAIR_KEYS = (
-    "strategy, password, deliver, users, owner, admin, authority, failed_logins, retire, generate"
+    "strategy, password, deliver, users, owner, admin, authority, failed_logins, retire, http,"
+    " generate"
 )
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
@@ -799,10 +800,236 @@ BAD_FOLLOWED = [
     ),
 ]
 
+HTTP = """\
+version: 1
+secrets:
+  prod/a:
+    strategy: auto
+    http:
+      hosts: [api.example.com]
+      create:
+        request: POST https://api.example.com/keys
+        json: {name: "{name}", scopes: [read]}
+        id: /id
+        secret: /key
+      list:
+        request: GET https://api.example.com/keys
+        items: ""
+        id: /id
+        name: /name
+      verify:
+        request: GET https://api.example.com/me
+        headers: {Authorization: "Bearer {secret}"}
+      delete:
+        request: DELETE https://api.example.com/keys/{id}
+"""
+HTTP_AT = "secrets.prod/a.http"
+ASK_REQUEST = "Write a method and a URL, such as `request: GET https://api.example.com/v1/keys`."
+ASK_HOSTS = "List the hosts of the URLs, such as `hosts: [api.example.com]`."
+ASK_PROOF = (
+    "Send {name} in `create` and point to it by `name`; where keys have no names, point to"
+    " `created` and `last_used`; where they have neither, leave `list` out."
+)
+ASK_HEADERS = 'Write a mapping, such as `headers: {Authorization: "Bearer {admin_secret}"}`.'
+
+
+def _http(old: str, new: str) -> str:
+    assert HTTP.count(old) == 1, old
+    return HTTP.replace(old, new)
+
+
+KEYS_URL = "GET https://api.example.com/keys"
+ME = "GET https://api.example.com/me"
+BAD_HTTP = [
+    ("no hosts", _http("[api.example.com]", "[]"), f"{HTTP_AT}.hosts: is empty", ASK_HOSTS),
+    (
+        "a URL as a host",
+        _http("[api.example.com]", '["https://api.example.com"]'),
+        f"{HTTP_AT}.hosts: has an entry that is no host",
+        ASK_HOSTS,
+    ),
+    *(
+        (
+            f"a request {what}",
+            _http(KEYS_URL, url),
+            f"{HTTP_AT}.list.request: is for a host not listed",
+            ASK_REQUEST,
+        )
+        for what, url in {
+            "to another host": "GET https://hunter2.example.com/keys",
+            "to a host below": "GET https://x.api.example.com/keys",
+            "to another port": "GET https://api.example.com:8443/keys",
+            "to an address": "GET https://169.254.169.254/keys",
+        }.items()
+    ),
+    *(
+        (
+            f"a request {what}",
+            _http(KEYS_URL, url),
+            f"{HTTP_AT}.list.request: is no method and URL",
+            ASK_REQUEST,
+        )
+        for what, url in {
+            "without a method": "https://api.example.com/keys",
+            "with a login": "GET https://hunter2@api.example.com/keys",
+            "with a placeholder as host": "'GET https://{id}/keys'",
+            "of another scheme": "GET ftp://api.example.com/keys",
+            "with a fragment": "'GET https://api.example.com/keys#a'",
+            "with a blank": "GET https://api.example.com/ke ys",
+            "with capitals": "GET https://API.example.com/keys",
+            "with a method unheard of": "TRACE https://api.example.com/keys",
+        }.items()
+    ),
+    (
+        "an unknown placeholder",
+        _http("/keys/{id}", "/keys/{hunter2}"),
+        f"{HTTP_AT}.delete: has the placeholder {{...}}",
+        "Use {admin_basic}, {admin_id}, {admin_secret}, {id} only.",
+    ),
+    (
+        "the key's secret in a list",
+        _http(KEYS_URL, KEYS_URL + "?key={secret}"),
+        f"{HTTP_AT}.list: has the placeholder {{secret}}",
+        "Use {admin_basic}, {admin_id}, {admin_secret} only.",
+    ),
+    (
+        "the admin's secret where a key is used",
+        _http("Bearer {secret}", "Bearer {secret}{admin_secret}"),
+        f"{HTTP_AT}.verify: has the placeholder {{admin_secret}}",
+        "Use {basic}, {id}, {secret} only.",
+    ),
+    (
+        "a use that sends no secret",
+        _http("Bearer {secret}", "Bearer {id}"),
+        f"{HTTP_AT}.verify.request: sends no secret",
+        "Write a method and a URL, such as `request: GET https://api.example.com/v1/keys`.",
+    ),
+    (
+        "a deletion of whatever",
+        _http("/keys/{id}", "/keys/all"),
+        f"{HTTP_AT}.delete.request: does not say which: no {{id}}",
+        ASK_REQUEST,
+    ),
+    (
+        "a pointer that is none",
+        _http("secret: /key", "secret: hunter2"),
+        f"{HTTP_AT}.create.secret: is no JSON pointer",
+        "Point to what is shown once, such as `secret: /token`.",
+    ),
+    (
+        "a status that is an answer to nothing",
+        _http(ME, ME + "\n        accepted: [302]"),
+        f"{HTTP_AT}.verify.accepted: has a number that is no status of an answer",
+        "List HTTP statuses, such as `accepted: [200]`.",
+    ),
+    (
+        "a status that is yes and no",
+        _http(ME, ME + "\n        refused: [200]"),
+        f"{HTTP_AT}.verify.refused: has a status that `accepted` has",
+        "List HTTP statuses, such as `refused: [401]`.",
+    ),
+    (
+        "a refusal that is none",
+        _http(ME, ME + "\n        refused: []"),
+        f"{HTTP_AT}.verify.refused: is empty",
+        "List HTTP statuses, such as `refused: [401]`.",
+    ),
+    (
+        "a header that ends a request elsewhere",
+        _http("Authorization", "Transfer-Encoding"),
+        f"{HTTP_AT}.verify.headers: has a name that a header cannot have here",
+        "Remove that header.",
+    ),
+    (
+        "a header of two lines",
+        _http('"Bearer {secret}"', '"Bearer {secret}\\r\\nX: hunter2"'),
+        f"{HTTP_AT}.verify.headers: has a text that is not printable ASCII",
+        ASK_HEADERS,
+    ),
+    (
+        "a list that proves nothing",
+        _http("        name: /name\n", ""),
+        f"{HTTP_AT}.list: does not show which keys are ours",
+        ASK_PROOF,
+    ),
+    (
+        "a list with times and no last use",
+        _http("name: /name\n", "created: /created\n"),
+        f"{HTTP_AT}.list: does not show which keys are ours",
+        ASK_PROOF,
+    ),
+    (
+        "names that nobody gives",
+        _http("{name}", "orders"),
+        f"{HTTP_AT}.list: does not show which keys are ours",
+        ASK_PROOF,
+    ),
+    (
+        "an idempotency key without its promise",
+        _http("{name}", "{rotation}"),
+        f"{HTTP_AT}.create.repeatable: goes together with the placeholder {{rotation}}",
+        "Send {rotation} where the API takes an idempotency key, or leave both out.",
+    ),
+    (
+        "a name that changes under an idempotency key",
+        _http("[read]}", '["{rotation}"]}\n        repeatable: true'),
+        f"{HTTP_AT}.create: has both {{name}} and {{rotation}}",
+        "Leave one out: a name is another one in each try, a repeated request the same.",
+    ),
+    (
+        "a lifetime that is not sent",
+        _http("secret: /key", "secret: /key\n        lifetime_days: 90"),
+        f"{HTTP_AT}.create.lifetime_days: goes together with the placeholder {{expires_on}}",
+        "Send {expires_on} where the API wants a date, or leave both out.",
+    ),
+    (
+        "two bodies",
+        _http("[read]}", '[read]}\n        form: {a: "b"}'),
+        f"{HTTP_AT}.create.form: stands beside `json`",
+        "Leave one of them out.",
+    ),
+    (
+        "a body that has no end",
+        _http('{name: "{name}", scopes: [read]}', '&a {name: "{name}", more: *a}'),
+        f"{HTTP_AT}.create.json: is nested too deeply",
+        "Write the body as it is sent, or leave `json` out.",
+    ),
+    (
+        "room for one key",
+        _http("hosts:", "limit: 1\n      hosts:"),
+        f"{HTTP_AT}.limit: is too small or too large",
+        "Write a whole number from 2 to 1000000, or leave `limit` out.",
+    ),
+    (
+        "a header that is a number",
+        _http('"Bearer {secret}"', "2"),
+        f"{HTTP_AT}.verify.headers[...]: is a whole number, not text",
+        ASK_HEADERS,
+    ),
+    (
+        "an unknown key of a request",
+        _http(ME, ME + "\n        acepted: [200]"),
+        f"{HTTP_AT}.verify.acepted: is not a key",
+        "Write `accepted`.",
+    ),
+    (
+        "users beside an API",
+        HTTP.replace("    http:", "    users: [a, b]\n    admin: c\n    http:"),
+        "secrets.prod/a.users: stands beside `http`",
+        "Leave one of them out.",
+    ),
+    (
+        "an API where somebody logs in",
+        HTTP.replace("auto", "single-user"),
+        f"{HTTP_AT}: is no key of single-user",
+        "Remove `http`, or choose one of auto.",
+    ),
+]
+
 BAD = [
     pytest.param(text, f"keyturn.yaml: {fact}", remedy, id=wrong)
     for wrong, text, fact, remedy in chain(
-        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED, BAD_FOLLOWED)
+        *(BAD_YAML, BAD_KEYS, BAD_PAIRS, BAD_PASSWORDS, BAD_GENERATED, BAD_HTTP, BAD_FOLLOWED)
     )
 ]
 
@@ -817,6 +1044,27 @@ PIECES = [
     "!!int ", "!!str ", "\\", "\\x", "\\U", "---", "...", "  ", ": ", "\n  ", "&a ", "*a ",
 ]
 # fmt: on
+
+
+def test_an_api_is_read_as_it_is_declared() -> None:
+    api = read(HTTP).secrets["prod/a"].http
+
+    assert api is not None
+    assert api.trace is Trace.NAME
+    assert api.hosts == {"api.example.com"}
+    assert str(api.delete.request) == "DELETE https://api.example.com/keys/{id}"
+    assert api.delete.gone == {404, 410}
+    assert api.create.request.json == {"name": "{name}", "scopes": ["read"]}
+
+
+def test_headers_of_all_requests_are_not_for_the_use_of_a_key() -> None:
+    """The admin's credential goes with the admin's requests only."""
+    common = 'headers: {X-Admin: "{admin_secret}"}\n      hosts:'
+    api = read(_http("hosts:", common)).secrets["prod/a"].http
+
+    assert api is not None
+    assert api.delete.request.headers == {"X-Admin": "{admin_secret}"}
+    assert api.verify.request.headers == {"Authorization": "Bearer {secret}"}
 
 
 class TestARefusal:

@@ -29,7 +29,15 @@ from typing import Any, Protocol
 from keyturn.boundary import ask_aws
 from keyturn.document import Members
 from keyturn.errors import Busy, Denied, Drifted, Misconfigured
-from keyturn.model import Credential, IssuedKey, Sensitive, Strategy, Surroundings
+from keyturn.model import (
+    Attempt,
+    Credential,
+    IssuedKey,
+    Sensitive,
+    Strategy,
+    Surroundings,
+    Trace,
+)
 
 TITLE = "IAM access keys, SES SMTP passwords"
 STRATEGIES: tuple[Strategy, ...] = ()
@@ -61,6 +69,7 @@ class IamUsers:
     """A `KeyIssuer`."""
 
     limit = LIMIT
+    trace = Trace.TIME
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
@@ -114,8 +123,9 @@ class IamUsers:
         """See `KeyIssuer.keys`."""
         return list(self._listed(current, self.holder(current)))
 
-    def mint(self, current: Credential) -> Credential:
+    def mint(self, current: Credential, attempt: Attempt) -> Credential:
         """See `KeyIssuer.mint`."""
+        del attempt  # Access keys have no names.
         holder = self.holder(current)
         ask = partial(self._iam(tries=1).create_access_key, UserName=_name(current))
         answer = ask_aws("CreateAccessKey", holder, ask, _ANSWERS)
@@ -146,8 +156,9 @@ class IamUsers:
             )
         return True
 
-    def last_used(self, key_id: str) -> datetime | None:
+    def last_used(self, current: Credential, key_id: str) -> datetime | None:
         """See `KeyIssuer.last_used`. IAM is minutes to hours behind (API_AccessKeyLastUsed)."""
+        del current
         ask = partial(self._iam().get_access_key_last_used, AccessKeyId=key_id)
         said = ask_aws("GetAccessKeyLastUsed", key_id, ask, _ANSWERS)
         used: datetime | None = said.get("AccessKeyLastUsed", {}).get("LastUsedDate")

@@ -31,6 +31,7 @@ from keyturn.errors import (
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import (
     Alert,
+    Attempt,
     Credential,
     Happening,
     Intent,
@@ -1112,6 +1113,9 @@ class Mint:
     lose_mint: Callable[[], AbstractContextManager[None]]
 
 
+ATTEMPT = Attempt("keyturn-0000000000000000-20300101T000000Z-00000000", "0" * 32, MADE_AT)
+"""For a key that no rotation asks for."""
+
 LONG_S = 7200.0
 """Longer than any worker lives, than any grace, and than any list is late; in seconds."""
 
@@ -1129,7 +1133,7 @@ class MintedContract:
 
     def test_what_is_minted_works_in_time_and_current_goes_on(self, mint: Mint) -> None:
         """It has another id and another secret, and everything else of current."""
-        made = mint.issuer.mint(mint.current)
+        made = mint.issuer.mint(mint.current, ATTEMPT)
         mint.pass_time(LONG_S)
 
         assert mint.alive() == {made.principal, mint.current.principal}
@@ -1138,12 +1142,13 @@ class MintedContract:
         assert made.fields == mint.current.fields
         listed = {key.id: key for key in mint.issuer.keys(mint.current)}
         assert listed.keys() == mint.alive()
-        assert listed[made.principal].created_at > listed[mint.current.principal].created_at
+        told = [listed[key.principal].created_at for key in (mint.current, made)]
+        assert told == sorted(at for at in told if at is not None)
 
     def test_a_lost_reply_makes_one_key(self, mint: Mint) -> None:
         """Whoever asks again makes a second one that nobody knows."""
         with mint.lose_mint(), pytest.raises(Unreachable):
-            mint.issuer.mint(mint.current)
+            mint.issuer.mint(mint.current, ATTEMPT)
 
         assert len(mint.alive()) == 2  # noqa: PLR2004  # current's, and one
 
@@ -1154,13 +1159,13 @@ class MintedContract:
         before = mint.alive()
 
         with pytest.raises(Busy):
-            mint.issuer.mint(mint.current)
+            mint.issuer.mint(mint.current, ATTEMPT)
 
         assert mint.alive() == before
 
     def test_a_key_dies_by_degrees_and_may_be_killed_twice(self, mint: Mint) -> None:
         """Inactive is refused and still there; deleted is gone; a third time is no error."""
-        made = mint.issuer.mint(mint.current)
+        made = mint.issuer.mint(mint.current, ATTEMPT)
         mint.pass_time(LONG_S)
 
         for _ in range(2):
@@ -1176,17 +1181,22 @@ class MintedContract:
 
     def test_use_is_seen(self, mint: Mint) -> None:
         """Of a key that was never used, nothing is."""
-        made = mint.issuer.mint(mint.current)
+        made = mint.issuer.mint(mint.current, ATTEMPT)
         mint.pass_time(LONG_S)
-        assert mint.issuer.last_used(made.principal) is None
+        assert mint.issuer.last_used(mint.current, made.principal) is None
 
         assert mint.issuer.verify(made)
 
-        assert mint.issuer.last_used(made.principal) is not None
+        assert mint.issuer.last_used(mint.current, made.principal) is not None
 
     def test_a_holder_that_is_not_allowed_is_refused(self, mint: Mint) -> None:
         """Before anything is asked of anybody."""
-        for act in (mint.issuer.holder, mint.issuer.check, mint.issuer.keys, mint.issuer.mint):
+        for act in (
+            mint.issuer.holder,
+            mint.issuer.check,
+            mint.issuer.keys,
+            lambda stranger: mint.issuer.mint(stranger, ATTEMPT),
+        ):
             with pytest.raises(Denied):
                 act(mint.stranger)
 
@@ -1197,9 +1207,9 @@ class MintedContract:
             for act in (
                 lambda: mint.issuer.check(mint.current),
                 lambda: mint.issuer.keys(mint.current),
-                lambda: mint.issuer.mint(mint.current),
+                lambda: mint.issuer.mint(mint.current, ATTEMPT),
                 lambda: mint.issuer.verify(mint.current),
-                lambda: mint.issuer.last_used(key_id),
+                lambda: mint.issuer.last_used(mint.current, key_id),
                 lambda: mint.issuer.deactivate(mint.current, key_id),
                 lambda: mint.issuer.delete(mint.current, key_id),
             ):
@@ -1252,13 +1262,17 @@ class MintedContract:
         """The SDK logs answers at DEBUG, new secrets included, unless it is held back."""
         quiet_sdk_loggers()
         caplog.set_level(logging.DEBUG)
-        made = mint.issuer.mint(mint.current)
+        made = mint.issuer.mint(mint.current, ATTEMPT)
         wrong = replace(made, secret=Sensitive(f"{CANARY}wrong"))
         said = [repr(made), str(made), repr(dict(made.derived))]
 
         with mint.outage():
-            for act in (mint.issuer.verify, mint.issuer.mint, mint.issuer.keys):
-                said += _said_by(lambda act=act: act(wrong))  # type: ignore[misc]
+            for act in (
+                lambda: mint.issuer.verify(wrong),
+                lambda: mint.issuer.mint(wrong, ATTEMPT),
+                lambda: mint.issuer.keys(wrong),
+            ):
+                said += _said_by(act)
         said += _said_by(lambda: mint.issuer.verify(mint.stranger))
 
         assert CANARY.rstrip("-") not in caplog.text

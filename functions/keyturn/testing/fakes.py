@@ -35,6 +35,7 @@ from keyturn.errors import (
 )
 from keyturn.model import (
     Alert,
+    Attempt,
     Credential,
     Intent,
     IssuedKey,
@@ -42,6 +43,7 @@ from keyturn.model import (
     SecretRef,
     Sensitive,
     Snapshot,
+    Trace,
     Version,
 )
 from keyturn.ports import Held, Pickup, Sight, Standing
@@ -535,6 +537,7 @@ class Key:
     listed_from: int = 0
     uses: int = 99
     gone_at: int | None = None
+    name: str = ""
 
 
 class MemoryIssuer:
@@ -543,6 +546,7 @@ class MemoryIssuer:
     Attributes:
         keys_by_id: A deleted one stays here for as long as lists may still show it.
         lag: After how many external calls, whoever makes them, lists show a change.
+        trace: By what its keys are found again. Only where it is `NAME` have they names.
     """
 
     HOSTS = (False, True, False, True, False)
@@ -554,6 +558,7 @@ class MemoryIssuer:
         self._world = world
         self.keys_by_id = keys
         self.lag = 2
+        self.trace = Trace.TIME
         self._number = 0
 
     def holder(self, credential: Credential) -> str:
@@ -572,12 +577,12 @@ class MemoryIssuer:
         with self._world.call("issuer.list"):
             now = len(self._world.calls)
             return [
-                IssuedKey(key_id, key.created_at, key.is_active)
+                IssuedKey(key_id, self._told(key), key.is_active, key.name)
                 for key_id, key in self.keys_by_id.items()
                 if key.listed_from <= now and (key.gone_at is None or key.gone_at + self.lag > now)
             ]
 
-    def mint(self, current: Credential) -> Credential:
+    def mint(self, current: Credential, attempt: Attempt) -> Credential:
         """See `KeyIssuer.mint`."""
         with self._world.call("issuer.mint"):
             if len(self.alive()) >= self.limit:
@@ -585,6 +590,7 @@ class MemoryIssuer:
             self._number += 1
             key_id = f"K{self._number}"
             key = Key(f"{key_id}-secret", self._world.clock.now(), uses=0)
+            key.name = attempt.name if self.trace is Trace.NAME else ""
             key.listed_from = len(self._world.calls) + self.lag
             self.keys_by_id[key_id] = key
         return replace(current, principal=key_id, secret=Sensitive(key.secret))
@@ -598,8 +604,9 @@ class MemoryIssuer:
             key.uses += 1
             return key.uses > len(self.HOSTS) or self.HOSTS[key.uses - 1]
 
-    def last_used(self, key_id: str) -> datetime | None:
+    def last_used(self, current: Credential, key_id: str) -> datetime | None:
         """See `KeyIssuer.last_used`."""
+        del current
         with self._world.call("issuer.used"):
             return self.keys_by_id[key_id].used_at
 
@@ -616,6 +623,9 @@ class MemoryIssuer:
         with self._world.call("issuer.delete"):
             if key_id in self.alive():
                 self.keys_by_id[key_id].gone_at = len(self._world.calls)
+
+    def _told(self, key: Key) -> datetime | None:
+        return key.created_at if self.trace is Trace.TIME else None
 
     def alive(self) -> dict[str, Key]:
         """Return what is not deleted."""

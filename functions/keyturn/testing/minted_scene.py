@@ -76,6 +76,7 @@ class MintedScene(Scene):
             first.discard(HUMAN)
         self._issuer = _Issuer(self.world, {k: Key(f"{k}-secret", created) for k in sorted(first)})
         self._issuer.scene = self
+        self._issuer.trace = self.configuration.strategy.trace
         current = Credential("K0", Sensitive("K0-secret"))
         self._served = {FIRST: current}
         return current

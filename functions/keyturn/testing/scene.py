@@ -25,7 +25,7 @@ from datetime import timedelta
 
 from keyturn.errors import KeyturnError
 from keyturn.minted import MintedKeys
-from keyturn.model import Credential, RotationId, Sensitive, Snapshot, Version
+from keyturn.model import Credential, RotationId, Sensitive, Snapshot, Trace, Version
 from keyturn.ports import Generate, Session, Target
 from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.strategies import (
@@ -76,6 +76,7 @@ class Strategy:
         has_admin: Whether the admin can always set again.
         target: Makes the target. Of one that mints its keys, `MintedScene` does.
         keys: The keys that the holder has at first, if the target mints; `K0` is current's.
+        trace: By what those keys are found again.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Strategy:
     has_admin: bool
     target: Callable[..., Target]
     keys: tuple[str, ...] | None = None
+    trace: Trace = Trace.TIME
 
 
 def _alternating_users(database: MemoryDatabase, generate: Generate) -> Target:
@@ -116,6 +118,14 @@ STRATEGIES = {
         target=_alternating_users,
     ),
     "minted": Strategy("minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=("K0",)),
+    "minted with a name": Strategy(
+        "minted with a name",
+        *(2, frozenset()),
+        has_admin=False,
+        target=MintedKeys,
+        keys=("K0",),
+        trace=Trace.NAME,
+    ),
     "first minted": Strategy(
         "first minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=()
     ),
