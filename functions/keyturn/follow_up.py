@@ -344,9 +344,19 @@ class FollowUp:
                 yield line.name
             elif not line.is_proof:
                 yield f"{line.name}, which cannot be verified"
-        can_tell = isinstance(self._targets(version.credential), Witness)
-        if not self._course.refreshes and not can_tell:
+        if not self._course.refreshes:
+            yield from self._doubts_of_issuer(version, report.since)
+
+    def _doubts_of_issuer(self, version: Version, since: datetime) -> Iterator[str]:
+        """Yield what is missing where the issuer's word is all the evidence that there is."""
+        target = self._targets(version.credential)
+        lag = target.usage_lag() if isinstance(target, Witness) else None
+        if lag is None:
             yield "evidence: no consumer is named, and the target cannot tell"
+            return
+        known_at = since + self._course.retirement.grace + lag
+        if self._clock.now() < known_at:
+            yield f"its issuer to have heard of every use, at {known_at:%Y-%m-%d %H:%M} UTC"
 
     def _is_second(self, sighting: Sighting | None, standing: Standing) -> bool:
         """Tell whether *sighting* is an earlier look at the same, long enough ago."""

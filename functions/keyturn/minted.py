@@ -198,9 +198,9 @@ class MintedKeys:
             waited_s += pause_s
             refused_s = min(2 * refused_s, LONGEST_PAUSE_S) if not proofs else refused_s
 
-    def is_witness(self) -> bool:
-        """See `Witness`: the issuer knows when a key was used."""
-        return True
+    def usage_lag(self) -> timedelta | None:
+        """See `Witness`."""
+        return self._issuer.usage_lag
 
     def retire(self, current: Pending) -> None:
         """See `Retiring.retire`. Deactivates only: that can be undone, until the next rotation.

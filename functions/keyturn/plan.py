@@ -489,6 +489,7 @@ def _login(
         require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
     copies, retirement = _copies(entry, place), _retirement(entry, place)
     api = http_api_plan.read(entry["http"], place.at("http")) if "http" in entry else None
+    _require_an_end(retirement, api, place)
     read = shaped(entry, shape, place, _FIXES)
     policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
@@ -591,6 +592,16 @@ def _rendering(read: S3Shape | SsmShape, place: Place) -> Rendering:
     if prefix and form is not Form.DOTENV:
         raise refusal(place.at("prefix"), "goes with `form: dotenv` only", _FIXES["prefix"])
     return Rendering(form, member, prefix)
+
+
+def _require_an_end(retirement: Retirement, api: HttpApi | None, place: Place) -> None:
+    """Refuse to retire where an old key cannot be made to be refused before it is deleted."""
+    if retirement.when is not When.NEVER and api is not None and api.deactivate is None:
+        raise refusal(
+            place.at("retire"),
+            "is for keys that can only be deleted",
+            "Write `deactivate` under `http`, or remove `retire`: the next rotation deletes them.",
+        )
 
 
 def _retirement(entry: Mapping[str, object], place: Place) -> Retirement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -334,6 +334,11 @@ class KeyIssuer(Protocol):
     @property
     def trace(self) -> Trace:
         """By what a key is found again whose secret nobody has received."""
+        ...
+
+    @property
+    def usage_lag(self) -> timedelta | None:
+        """How late `last_used` may hear of a use; None if it does not hear of any."""
         ...
 
     def holder(self, credential: Credential) -> str:
@@ -703,8 +708,8 @@ class Notifier(Protocol):
 class Witness(Protocol):
     """A `Retiring` target that asks its issuer first, and retires nothing that is still used."""
 
-    def is_witness(self) -> bool:
-        """Be this kind of target. Always true."""
+    def usage_lag(self) -> timedelta | None:
+        """Return how late the issuer may hear of a use; None if it does not tell of any."""
         ...
 
 

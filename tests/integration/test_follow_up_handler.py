@@ -41,10 +41,10 @@ _numbers = count(1)
 
 
 class Past(FakeClock):
-    """Two hours ago, for the store: the grace is over for us."""
+    """Six hours ago, for the store: the grace is over for us."""
 
     def now(self) -> datetime:
-        return datetime.now(UTC) - timedelta(hours=2)
+        return datetime.now(UTC) - timedelta(hours=6)
 
 
 @dataclass
@@ -100,7 +100,7 @@ def room(aws: LocalAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     plan.write_text(PLAN)
     with ExitStack() as stack:
         store = stack.enter_context(StrictSecretsManager(clock=Past()))
-        iam = stack.enter_context(StrictIam(lambda: datetime.now(UTC) - timedelta(hours=2)))
+        iam = stack.enter_context(StrictIam(lambda: datetime.now(UTC) - timedelta(hours=6)))
         iam.add("app", "/rotated/")
         first = iam.make_key("app")
         document = {

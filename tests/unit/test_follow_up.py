@@ -372,13 +372,31 @@ class TestRetirement:
     def test_a_target_that_can_tell_is(self, secret: Secret) -> None:
         secret.refreshes = []
         secret.target = Asking()
-        secret.pass_time(GRACE)
+        secret.pass_time(GRACE + timedelta(hours=4))
         sighting = secret.look().sighting
         secret.pass_time(LOOKS_APART)
 
         secret.look(sighting)
 
         assert "previous" not in secret.store.labels
+
+    def test_a_target_that_hears_late_is_given_the_time(self, secret: Secret) -> None:
+        """What was used until the end of the grace may not be known yet."""
+        secret.refreshes = []
+        secret.target = Asking()
+        secret.pass_time(GRACE + timedelta(hours=4) - timedelta(seconds=1))
+
+        report = secret.look()
+
+        assert report.sighting is None
+        assert "heard of every use" in _line(report, Part.OLD_CREDENTIAL).waits_for
+
+    def test_a_target_that_could_tell_and_does_not_is_no_evidence(self, secret: Secret) -> None:
+        secret.refreshes = []
+        secret.target = Asking(lag=None)
+        secret.pass_time(timedelta(days=1))
+
+        assert secret.look().sighting is None
 
     def test_what_is_still_used_is_no_failure(self, secret: Secret) -> None:
         secret.target = Asking(Busy("K0 is still used", remedy=""))
@@ -588,16 +606,19 @@ def test_a_promotion_between_the_two_reads_ends_the_look(secret: Secret) -> None
 class Asking:
     """A `Retiring` target and a `Witness`."""
 
-    def __init__(self, refusal: KeyturnError | None = None) -> None:
+    def __init__(
+        self, refusal: KeyturnError | None = None, lag: timedelta | None = timedelta(hours=4)
+    ) -> None:
         self._refusal = refusal
+        self.lag = lag
 
     def retire(self, current: Pending) -> None:
         current()
         if self._refusal is not None:
             raise self._refusal
 
-    def is_witness(self) -> bool:
-        return True
+    def usage_lag(self) -> timedelta | None:
+        return self.lag
 
     def create(self, *_: object) -> Credential:
         raise Denied("not asked for", remedy="")

@@ -1026,6 +1026,15 @@ BAD_HTTP = [
     ),
 ]
 
+BAD_FOLLOWED.append(
+    (
+        "an end for keys that have none",
+        HTTP + "    retire: {when: verified}\n",
+        "secrets.prod/a.retire: is for keys that can only be deleted",
+        "Write `deactivate` under `http`, or remove `retire`: the next rotation deletes them.",
+    )
+)
+
 BAD = [
     pytest.param(text, f"keyturn.yaml: {fact}", remedy, id=wrong)
     for wrong, text, fact, remedy in chain(

@@ -52,6 +52,9 @@ MEMBERS = Members("key_id", "api_key")
 PERMISSIONS: tuple[str, ...] = ()
 """A request over the network needs no cloud permission."""
 
+USAGE_LAG = timedelta(days=1)
+"""How late a last use is taken to be at the most: many APIs note the day only."""
+
 PAGES_MOST = 100
 """Of one list. More is a loop, or not a list of one holder's keys."""
 
@@ -88,6 +91,12 @@ class HttpApiKeys:
     def trace(self) -> Trace:
         """See `KeyIssuer.trace`."""
         return self._api.trace
+
+    @property
+    def usage_lag(self) -> timedelta | None:
+        """See `KeyIssuer.usage_lag`. Many APIs note the day only."""
+        is_told = self._api.list is not None and self._api.list.last_used is not None
+        return USAGE_LAG if is_told else None
 
     def holder(self, credential: Credential) -> str:
         """See `KeyIssuer.holder`. It is where keys are made: the plan knows no other."""

@@ -21,7 +21,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Protocol
@@ -65,11 +65,17 @@ def issuer(surroundings: Surroundings) -> IamUsers:
     return IamUsers(surroundings)
 
 
+USAGE_LAG = timedelta(hours=4)
+"""How late GetAccessKeyLastUsed is taken to be at the most. Its reference has no figure; what else
+IAM says of last accesses usually appears within four hours (IAM, "last accessed information")."""
+
+
 class IamUsers:
     """A `KeyIssuer`."""
 
     limit = LIMIT
     trace = Trace.TIME
+    usage_lag = USAGE_LAG
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings

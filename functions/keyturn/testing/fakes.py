@@ -553,6 +553,7 @@ class MemoryIssuer:
     """How the first uses of a new key end, before every host knows it."""
 
     limit = 2
+    usage_lag: timedelta | None = timedelta()
 
     def __init__(self, world: World, keys: dict[str, Key]) -> None:
         self._world = world
