@@ -219,43 +219,42 @@ class FollowUp:
             only: Names of destinations and consumers; if there are any, nothing else is touched.
 
         Raises:
-            Busy: A rotation has been promoted meanwhile.
             KeyturnError: The store cannot be read. What else fails is in the report.
         """
         self._require_known(only)
-        standing, version = self._read()
-        report = Report(version.rotation_id, standing.since)
+        current = self._current()
+        report = Report(current.id, current.standing.since)
         is_meant = _among(only) if only else _everybody
         for delivery in self._course.deliveries:
-            self._deliver(delivery, version, report, is_meant)
+            self._deliver(delivery, current, report, is_meant)
         # A consumer that is told too early reads the old value, and is not told again.
         is_told = is_meant if report.are_done(Part.DESTINATION) else _nobody
         for refresh in self._course.refreshes:
-            self._refresh(refresh, version, report, is_told)
+            self._refresh(refresh, current, report, is_told)
         if not only:
-            self._retire(version, standing, sighting, report)
-        for alert in self._due(standing, report):
+            self._retire(current, sighting, report)
+        for alert in self._due(current.standing, report):
             self._tell(alert, report)
         return report
 
     def status(self) -> Report:
         """Look, and do nothing."""
-        standing, version = self._read()
-        report = Report(version.rotation_id, standing.since)
+        current = self._current()
+        report = Report(current.id, current.standing.since)
         for delivery in self._course.deliveries:
-            self._deliver(delivery, version, report, _nobody)
+            self._deliver(delivery, current, report, _nobody)
         for refresh in self._course.refreshes:
-            self._refresh(refresh, version, report, _nobody)
-        name = standing.previous or ""
+            self._refresh(refresh, current, report, _nobody)
+        name = current.standing.previous or ""
         due = Line(Part.OLD_CREDENTIAL, name, State.WAITING, "the next look, which retires it")
-        kept = self._kept_alive(version, standing, None, report)
+        kept = self._kept_alive(current, None, report)
         report.lines.append(kept or due)
         return report
 
     # ------------------------------------------------------------------------ deliver
 
     def _deliver(
-        self, delivery: Delivery, version: Version, report: Report, is_meant: _Meant
+        self, delivery: Delivery, current: _Current, report: Report, is_meant: _Meant
     ) -> None:
         destination = delivery.destination
         name = destination.name()
@@ -263,9 +262,10 @@ class FollowUp:
         def line() -> Line:
             # Looked at before the store is asked again: what is written is no older than that.
             held = destination.holds()
-            if held.version_id != version.rotation_id:
+            if held.version_id != current.id:
                 if not is_meant(name):
                     return Line(Part.DESTINATION, name, State.WAITING, _holds(held.version_id))
+                version = current.version()
                 text = delivery.render(version)
                 self._require_current(version)
                 destination.deliver(version, text, held)
@@ -276,12 +276,13 @@ class FollowUp:
     # ------------------------------------------------------------------------ refresh
 
     def _refresh(
-        self, refresh: Refresh, version: Version, report: Report, is_meant: _Meant
+        self, refresh: Refresh, current: _Current, report: Report, is_meant: _Meant
     ) -> None:
         consumer = refresh.consumer
         name = consumer.name()
 
         def line() -> Line:
+            version = current.version()
             sight = consumer.verify(version)
             state, waits_for = _STATES[sight.pickup], sight.waits_for
             if sight.pickup is Pickup.UNTOLD:
@@ -297,19 +298,18 @@ class FollowUp:
 
     # ------------------------------------------------------------------------ retire
 
-    def _retire(
-        self, version: Version, standing: Standing, sighting: Sighting | None, report: Report
-    ) -> None:
+    def _retire(self, current: _Current, sighting: Sighting | None, report: Report) -> None:
         def line() -> Line:
-            kept = self._kept_alive(version, standing, sighting, report)
-            return kept or self._let_die(version, standing, report)
+            kept = self._kept_alive(current, sighting, report)
+            return kept or self._let_die(current, report)
 
-        self._add(Part.OLD_CREDENTIAL, standing.previous or "", report, line)
+        self._add(Part.OLD_CREDENTIAL, current.standing.previous or "", report, line)
 
     def _kept_alive(
-        self, version: Version, standing: Standing, sighting: Sighting | None, report: Report
+        self, current: _Current, sighting: Sighting | None, report: Report
     ) -> Line | None:
         """Say why the old credential is not to die now; None if it is."""
+        standing = current.standing
         if standing.previous is None:
             return Line(Part.OLD_CREDENTIAL, "", State.DONE)
         name, retirement = standing.previous, self._course.retirement
@@ -317,27 +317,28 @@ class FollowUp:
             return Line(Part.OLD_CREDENTIAL, name, State.KEPT, "the plan retires nothing")
         age = self._clock.now() - standing.since
         is_forced = retirement.at_deadline is AtDeadline.FORCE and age >= retirement.deadline
-        reasons = [*self._obstacles(version, standing)]
+        reasons = [*self._obstacles(current)]
         if not is_forced:
-            reasons += self._doubts(version, report)
+            reasons += self._doubts(current, report)
         if not reasons and not is_forced and not self._is_second(sighting, standing):
-            report.sighting = Sighting(version.rotation_id, self._clock.now())
+            report.sighting = Sighting(current.id, self._clock.now())
             reasons = [f"a second look, {LOOKS_APART.seconds // 60} minutes after this one"]
         if not reasons:
             return None
         return Line(Part.OLD_CREDENTIAL, name, State.WAITING, "; ".join(reasons))
 
-    def _obstacles(self, version: Version, standing: Standing) -> Iterator[str]:
+    def _obstacles(self, current: _Current) -> Iterator[str]:
         """Yield what no deadline overrides."""
+        standing = current.standing
         if standing.pending is not None:
             yield f"rotation {standing.pending} to end"
         grace_ends = standing.since + self._course.retirement.grace
         if self._clock.now() < grace_ends:
             yield f"its grace to end at {grace_ends:%Y-%m-%d %H:%M} UTC"
-        if not isinstance(self._targets(version.credential), Retiring):
+        if not isinstance(self._targets(current.version().credential), Retiring):
             yield "the next rotation: its strategy retires nothing before"
 
-    def _doubts(self, version: Version, report: Report) -> Iterator[str]:
+    def _doubts(self, current: _Current, report: Report) -> Iterator[str]:
         """Yield what evidence is missing."""
         for line in (*report.about(Part.DESTINATION), *report.about(Part.CONSUMER)):
             if line.state is not State.DONE:
@@ -345,16 +346,16 @@ class FollowUp:
             elif not line.is_proof:
                 yield f"{line.name}, which cannot be verified"
         if not self._course.refreshes:
-            yield from self._doubts_of_issuer(version, report.since)
+            yield from self._doubts_of_issuer(current)
 
-    def _doubts_of_issuer(self, version: Version, since: datetime) -> Iterator[str]:
+    def _doubts_of_issuer(self, current: _Current) -> Iterator[str]:
         """Yield what is missing where the issuer's word is all the evidence that there is."""
-        target = self._targets(version.credential)
+        target = self._targets(current.version().credential)
         lag = target.usage_lag() if isinstance(target, Witness) else None
         if lag is None:
             yield "evidence: no consumer is named, and the target cannot tell"
             return
-        known_at = since + self._course.retirement.grace + lag
+        known_at = current.standing.since + self._course.retirement.grace + lag
         if self._clock.now() < known_at:
             yield f"its issuer to have heard of every use, at {known_at:%Y-%m-%d %H:%M} UTC"
 
@@ -365,12 +366,13 @@ class FollowUp:
         age = self._clock.now() - sighting.at
         return sighting.at >= standing.since and LOOKS_APART <= age <= SIGHTING_LASTS
 
-    def _let_die(self, version: Version, standing: Standing, report: Report) -> Line:
+    def _let_die(self, current: _Current, report: Report) -> Line:
+        version, standing = current.version(), current.standing
         previous = standing.previous or RotationId("")
         target = self._targets(version.credential)
         assert isinstance(target, Retiring)  # noqa: S101  # else `_obstacles` has said so
 
-        def current() -> Version:
+        def still() -> Version:
             found = self._store.current(self.ref)
             # The slots last: a rotation that begins after this look is the target's to fence off.
             again = self._store.standing(self.ref)
@@ -379,7 +381,7 @@ class FollowUp:
             return found
 
         try:
-            target.retire(current)
+            target.retire(still)
         except Busy as busy:  # Still used, or overtaken: no failure.
             return Line(Part.OLD_CREDENTIAL, previous, State.WAITING, str(busy), busy.remedy)
         # Told first: the empty slot is what makes it look finished.
@@ -432,13 +434,19 @@ class FollowUp:
 
     # ------------------------------------------------------------------------ read
 
-    def _read(self) -> tuple[Standing, Version]:
-        """Read the slots first: what is current after that is no older."""
+    def _current(self) -> _Current:
+        """Read the slots. The value, read after that, is no older."""
         standing = self._store.standing(self.ref)
-        version = self._store.current(self.ref)
-        if version.rotation_id != standing.current:
-            raise _overtaken(self.ref)
-        return standing, version
+
+        def read() -> Version:
+            version = self._store.current(self.ref)
+            if version.rotation_id != standing.current:
+                raise _overtaken(self.ref)
+            return version
+
+        if standing.current is None:
+            raise Misconfigured(f"{self.ref} has no value yet", remedy="Store a first value.")
+        return _Current(standing.current, standing, read)
 
     def _require_current(self, version: Version) -> None:
         if self._store.current(self.ref).rotation_id != version.rotation_id:
@@ -462,6 +470,32 @@ class FollowUp:
             report.errors.append(error)
             line = Line(part, name, State.FAILED, str(error), error.remedy)
         report.lines.append(line)
+
+
+class _Current:
+    """What is current in one look: its id at once, its value when it is first asked for.
+
+    Most sweeps find all as it should be, and read no value: whoever reads the trail of who read
+    which secret would find nothing else.
+    """
+
+    def __init__(
+        self, version_id: RotationId, standing: Standing, read: Callable[[], Version]
+    ) -> None:
+        self.id = version_id
+        self.standing = standing
+        self._read = read
+        self._version: Version | None = None
+
+    def version(self) -> Version:
+        """Return it.
+
+        Raises:
+            Busy: A rotation has been promoted meanwhile.
+        """
+        if self._version is None:
+            self._version = self._read()
+        return self._version
 
 
 _Meant = Callable[[str], bool]

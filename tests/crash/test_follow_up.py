@@ -43,8 +43,8 @@ class Quick(FollowUp):
 class Careless(FollowUp):
     """Asks nobody whether a consumer has followed."""
 
-    def _doubts(self, version: Version, report: Report) -> list[str]:  # type: ignore[override]
-        del version, report
+    def _doubts(self, current: object, report: Report) -> list[str]:  # type: ignore[override]
+        del current, report
         return []
 
 
