@@ -312,7 +312,8 @@ def test_keys_are_made_for_the_users_that_are_named_and_declared_in_tags_of_ours
 def test_nobody_else_may_touch_keys_or_tags(resources: dict[str, Any]) -> None:
     asked = {*iam_access_key.PERMISSIONS, *secrets_manager.KEY_PERMISSIONS}
 
-    found = [each for each in _allowed(resources) if asked & set(_list(each["Action"]))]
+    rotating = _rotating(resources)
+    found = [each for each in _allowed(rotating) if asked & set(_list(each["Action"]))]
 
     own = resources["RotateGeneratedMintsKeys"]["Properties"]["PolicyDocument"]["Statement"]
     assert found == own
@@ -387,7 +388,12 @@ def test_users_are_named_or_are_those_below_a_path(
 
 # ---------------------------------------------------------------------------- what follows
 
-FOLLOWING = {"HasFollowUp", "HasFollowUpAdmin", "HasCopiesBucket", "HasCopiesParameters"}
+FOLLOWING = {
+    *("HasFollowUp", "HasFollowUpAdmin", "HasFollowUpKeys"),
+    *("HasCopiesBucket", "HasCopiesParameters"),
+}
+RETIRING = {"iam:GetAccessKeyLastUsed", "iam:ListAccessKeys", "iam:UpdateAccessKey"}
+"""What it takes to retire a key of IAM: neither to make one, nor to delete one."""
 
 
 def test_nothing_follows_unless_it_is_asked_for(template: dict[str, Any]) -> None:
@@ -407,8 +413,10 @@ def test_a_follow_up_may_do_what_its_adapters_declare(resources: dict[str, Any])
     following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
     granted = {action for each in _allowed(following) for action in _list(each["Action"])}
 
-    assert granted - RUNTIME_ACTIONS == {
+    assert set(iam_access_key.PERMISSIONS) > RETIRING
+    assert granted - RUNTIME_ACTIONS - RETIRING == {
         *secrets_manager.FOLLOW_UP_PERMISSIONS,
+        "secretsmanager:ListSecretVersionIds",  # whose keys they are, where keys are minted
         *s3_blob.PERMISSIONS,
         *ssm_parameter.PERMISSIONS,
         *sns.PERMISSIONS,
@@ -419,15 +427,14 @@ def test_a_follow_up_may_do_what_its_adapters_declare(resources: dict[str, Any])
 def test_a_follow_up_moves_no_label_but_previous(resources: dict[str, Any]) -> None:
     """Whoever may move AWSCURRENT may roll everybody back."""
     following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
-    [statement] = [
+    moving = [
         each
         for each in _allowed(following)
         if "secretsmanager:UpdateSecretVersionStage" in _list(each["Action"])
     ]
 
-    assert statement["Condition"] == {
-        "StringEquals": {"secretsmanager:VersionStage": secrets_manager.PREVIOUS}
-    }
+    only_previous = {"StringEquals": {"secretsmanager:VersionStage": secrets_manager.PREVIOUS}}
+    assert [each["Condition"] for each in moving] == [only_previous] * 2
 
 
 def test_a_follow_up_uses_the_key_with_a_context_only(resources: dict[str, Any]) -> None:
@@ -446,7 +453,7 @@ def test_a_follow_up_is_started_by_its_own_rules_only(resources: dict[str, Any])
         if each["FunctionName"] == {"Ref": "FollowUpFunction"}
     }
 
-    assert permissions == {"FollowUpStarts", "FollowUpSweep"}
+    assert permissions == {"FollowUpStarts", "FollowUpStartsForKeys", "FollowUpSweep"}
     pattern = resources["FollowUpStarts"]["Properties"]["EventPattern"]
     assert pattern == {
         "source": ["aws.secretsmanager"],
