@@ -26,6 +26,7 @@ _SETTINGS = {
     # The data die with the folder.
     "innodb-flush-log-at-trx-commit": "0",
     "innodb-flush-method": "nosync",
+    "sync-binlog": "0",
     "innodb-buffer-pool-size": "16M",
     "innodb-data-file-path": "ibdata1:5M:autoextend",
     "bind-address": "127.0.0.1",

@@ -88,6 +88,8 @@ class MariaDbSingleUser:
     def __enter__(self) -> Self:
         self._server.start()
         self._superuser = pymysql.connect(**self._server.superuser(), autocommit=True)
+        # `others` puts a digest of everybody into one value; MySQL would cut it off at 1,024 bytes.
+        self._execute(Sql("SET SESSION group_concat_max_len = 1000000000"))
         self._execute(Sql("CREATE DATABASE shop"), Sql("CREATE TABLE shop.t (a INT, b INT)"))
         self._execute(Sql("CREATE ROLE clerk"), Sql("GRANT DELETE ON shop.* TO clerk"))
         return self
