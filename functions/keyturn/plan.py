@@ -303,6 +303,7 @@ class AlternatingUsersShape(
     users: _Users
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin
+    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
 
 
 class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value):

@@ -360,6 +360,23 @@ class AlternatingUsers:
         with self._engine.login(credential) as session:
             return session is not None and _twin(session).acts_for(owner)
 
+    def retire(self, current: Pending) -> None:
+        """See `Retiring.retire`. The other login gets a secret that nobody is told.
+
+        Until its next turn: then the rotation sets it, as ever, by the admin's authority.
+        """
+        version = current()
+        now = version.credential
+        if not self.accepts(now):
+            raise _current_refused(version)
+        pair = self._pair(now.principal)
+        with self._admin.login(now) as session:
+            self._check_twin(session, pair, now, ())
+            if current().rotation_id != version.rotation_id:
+                raise _superseded(version)
+            twin = pair.other(now.principal)
+            _twin(session).set_twin(twin, self._generate(), like=now.principal, owner=pair.owner)
+
     def is_asked(self) -> bool:
         """See `Asked`."""
         return True

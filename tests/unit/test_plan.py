@@ -261,7 +261,7 @@ ASK_HALF = "Write the character itself, or its one escape that begins with a cap
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
 PAIR_KEYS = (
-    "strategy, password, deliver, users, owner, admin, authority, failed_logins, retire, http,"
+    "strategy, password, deliver, users, owner, admin, retire, authority, failed_logins, http,"
     " generate"
 )
 EMPTY = "is empty"
@@ -791,10 +791,7 @@ BAD_FOLLOWED = [
     ),
     (
         "seconds",
-        changed(PAIR, "alternating-users", "dual-password").replace(
-            "    users: [orders_a, orders_b]\n    owner: orders\n", ""
-        )
-        + "    retire: {when: verified, grace: 30s}\n",
+        PAIR + "    retire: {when: verified, grace: 30s}\n",
         f"{AT}.retire.grace: is no such duration",
         "Write a whole number and a unit, such as `grace: 1h`.",
     ),

@@ -239,31 +239,6 @@ class TwoSlotContract(TargetContract):
 
     SLOTS = 2
 
-
-class DualContract(TwoSlotContract):
-    """What holds besides when both slots are of one account."""
-
-    def test_three_rotations_leave_two_passwords(self, subject: Subject) -> None:
-        """Equality, never appending: what was current before the last one is dropped."""
-        first = version(subject.current, "v0")
-        second = self._set(subject, first, "v1")
-        third = self._set(subject, second, "v2")
-
-        assert subject.target.accepts(third.credential)
-        assert subject.target.accepts(second.credential)
-        assert not subject.target.accepts(first.credential)
-
-    def test_an_abandoned_rotation_does_not_cost_current_its_place(self, subject: Subject) -> None:
-        """A server that is asked twice to keep "the old one" would keep the abandoned one."""
-        current = version(subject.current, "v0")
-        abandoned = self._set(subject, current, "v1")
-
-        following = self._set(subject, current, "v2")
-
-        assert subject.target.accepts(current.credential)
-        assert subject.target.accepts(following.credential)
-        assert not subject.target.accepts(abandoned.credential)
-
     def test_retire_leaves_current_alone_and_may_be_repeated(self, subject: Subject) -> None:
         """The old password dies, the live one does not."""
         first = version(subject.current, "v0")
@@ -302,6 +277,31 @@ class DualContract(TwoSlotContract):
         made = version(subject.target.create(current.credential, []), name)
         subject.target.set(_held(made), current, [])
         return made
+
+
+class DualContract(TwoSlotContract):
+    """What holds besides when both slots are of one account."""
+
+    def test_three_rotations_leave_two_passwords(self, subject: Subject) -> None:
+        """Equality, never appending: what was current before the last one is dropped."""
+        first = version(subject.current, "v0")
+        second = self._set(subject, first, "v1")
+        third = self._set(subject, second, "v2")
+
+        assert subject.target.accepts(third.credential)
+        assert subject.target.accepts(second.credential)
+        assert not subject.target.accepts(first.credential)
+
+    def test_an_abandoned_rotation_does_not_cost_current_its_place(self, subject: Subject) -> None:
+        """A server that is asked twice to keep "the old one" would keep the abandoned one."""
+        current = version(subject.current, "v0")
+        abandoned = self._set(subject, current, "v1")
+
+        following = self._set(subject, current, "v2")
+
+        assert subject.target.accepts(current.credential)
+        assert subject.target.accepts(following.credential)
+        assert not subject.target.accepts(abandoned.credential)
 
 
 def _everything_said(error: BaseException | None) -> list[str]:
