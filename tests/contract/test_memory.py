@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from keyturn.errors import Unreachable
-from keyturn.model import Credential, Sensitive
+from keyturn.model import Credential, RotationId, Sensitive
 from keyturn.notifiers import wording
 from keyturn.ports import Generate, Target
 from keyturn.strategies import (
@@ -23,6 +23,7 @@ from keyturn.strategies import (
 from keyturn.testing.contracts import (
     CANARY,
     AuthorityContract,
+    ConsumerContract,
     Depot,
     DestinationContract,
     DualContract,
@@ -33,10 +34,12 @@ from keyturn.testing.contracts import (
     PlatformContract,
     Subject,
     TwoSlotContract,
+    Workload,
 )
 from keyturn.testing.fakes import (
     Account,
     Copy,
+    MemoryConsumer,
     MemoryDatabase,
     MemoryDestination,
     MemoryNotifier,
@@ -161,6 +164,40 @@ class TestMemoryDestination(DestinationContract):
             lambda: 0,
             place.outage,
             place.lose_reply,
+        )
+
+
+class TestMemoryConsumer(ConsumerContract):
+    """One that takes three minutes."""
+
+    @pytest.fixture
+    def workload(self) -> Workload:
+        world, served = World(), ["v0"]
+        consumer = MemoryConsumer(world, "deployment orders/api", lambda: RotationId(served[-1]))
+
+        def wait() -> None:
+            world.clock.advance(consumer.lag)
+            consumer.pass_time()
+
+        def claim() -> None:
+            consumer.status = RotationId(served[-1])
+
+        @contextmanager
+        def outage() -> Iterator[None]:
+            def fail(*_: object) -> None:
+                raise Unreachable("no answer", remedy="")
+
+            world.before = fail
+            yield
+
+        return Workload(
+            consumer,
+            lambda version: served.append(version.rotation_id),
+            wait,
+            lambda: consumer.relapse(RotationId("v0")),
+            claim,
+            lambda: sum(consumer.restarts.values()),
+            outage,
         )
 
 

@@ -42,6 +42,7 @@ from keyturn.model import (
 )
 from keyturn.ports import (
     Authority,
+    Consumer,
     Destination,
     FollowedStore,
     Held,
@@ -49,8 +50,10 @@ from keyturn.ports import (
     KeyStore,
     Notifier,
     Pending,
+    Pickup,
     Retiring,
     SecretStore,
+    Sight,
     Target,
 )
 from keyturn.rotation import Rotation
@@ -830,6 +833,123 @@ class FollowedStoreContract(KeyStoreContract):
         store: object = shelf.store
         assert isinstance(store, FollowedStore)
         return store
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A consumer under contract, and what it reads.
+
+    Attributes:
+        consumer: The consumer itself. It runs with version `v0`.
+        serve: Lets a version be what it reads from now on.
+        wait: Returns when it has done what it was told.
+        put_back: Puts what it runs with back to `v0`, as a deployment from Git does.
+        claim: Lets its status say that it is up to date, whatever it runs with.
+        restarts: How often it was made to read anew.
+        outage: While it is entered, there is no answer.
+    """
+
+    consumer: Consumer
+    serve: Callable[[Version], None]
+    wait: Callable[[], None]
+    put_back: Callable[[], None]
+    claim: Callable[[], None]
+    restarts: Callable[[], int]
+    outage: Callable[[], AbstractContextManager[None]]
+
+
+class ConsumerContract:
+    """A subclass provides the fixture *workload*."""
+
+    FIRST = version(Credential("app", Sensitive(f"{CANARY}first")), "v0")
+    NEXT = version(Credential("app", Sensitive(f"{CANARY}next")), "v1")
+    LAST = version(Credential("app", Sensitive(f"{CANARY}last")), "v2")
+
+    def test_it_has_a_name_of_one_line(self, workload: Workload) -> None:
+        """It stands in alerts and in `keyturn status`."""
+        assert workload.consumer.name().isprintable()
+        assert workload.consumer.name()
+
+    def test_a_look_changes_nothing(self, workload: Workload) -> None:
+        """However often; nor does a preflight."""
+        workload.serve(self.NEXT)
+        workload.consumer.preflight()
+
+        sights = [workload.consumer.verify(self.NEXT) for _ in range(3)]
+
+        assert {sight.pickup for sight in sights} == {Pickup.UNTOLD}
+        assert workload.restarts() == 0
+        assert workload.consumer.verify(self.FIRST).pickup is Pickup.FOLLOWED
+
+    def test_who_is_told_is_waited_for_and_follows(self, workload: Workload) -> None:
+        """Told is not followed, and followed is what it runs with."""
+        self._tell(workload, self.NEXT)
+
+        at_first = workload.consumer.verify(self.NEXT)
+        workload.wait()
+
+        assert at_first.pickup is Pickup.WAITING
+        assert at_first.waits_for
+        assert workload.consumer.verify(self.NEXT).pickup is Pickup.FOLLOWED
+        assert workload.consumer.verify(self.FIRST).pickup is not Pickup.FOLLOWED
+
+    def test_to_be_told_twice_is_to_be_told_once(self, workload: Workload) -> None:
+        """After a lost reply, or by another worker."""
+        seen = self._tell(workload, self.NEXT)
+        with suppress(Busy):
+            workload.consumer.trigger(self.NEXT.rotation_id, seen)
+        again = workload.consumer.verify(self.NEXT)
+
+        workload.consumer.trigger(self.NEXT.rotation_id, again)
+
+        assert workload.restarts() == 1
+
+    def test_who_comes_late_tells_nobody(self, workload: Workload) -> None:
+        """A worker that stalled would restart it for an older version."""
+        workload.serve(self.NEXT)
+        seen = workload.consumer.verify(self.NEXT)
+        self._tell(workload, self.LAST)
+
+        with pytest.raises(Busy):
+            workload.consumer.trigger(self.NEXT.rotation_id, seen)
+
+        workload.wait()
+        assert workload.restarts() == 1
+        assert workload.consumer.verify(self.LAST).pickup is Pickup.FOLLOWED
+
+    def test_what_is_put_back_shows_and_was_told(self, workload: Workload) -> None:
+        """It is not told again: whoever put it back would do so again."""
+        self._tell(workload, self.NEXT)
+        workload.wait()
+
+        workload.put_back()
+
+        pickup = workload.consumer.verify(self.NEXT).pickup
+        assert pickup in {Pickup.WAITING, Pickup.FAILED}
+
+    def test_a_status_alone_proves_nothing(self, workload: Workload) -> None:
+        """What it runs with is looked at."""
+        workload.serve(self.NEXT)
+
+        workload.claim()
+
+        assert workload.consumer.verify(self.NEXT).pickup is not Pickup.FOLLOWED
+
+    def test_an_unanswered_look_is_unreachable(self, workload: Workload) -> None:
+        """No answer is never *it follows*, nor *it does not*."""
+        with workload.outage():
+            for ask in (
+                workload.consumer.preflight,
+                lambda: workload.consumer.verify(self.NEXT),
+            ):
+                with pytest.raises(Unreachable):
+                    ask()
+
+    def _tell(self, workload: Workload, current: Version) -> Sight:
+        workload.serve(current)
+        seen = workload.consumer.verify(current)
+        workload.consumer.trigger(current.rotation_id, seen)
+        return seen
 
 
 @dataclass(frozen=True, slots=True)
