@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -842,18 +842,31 @@ def _documented(credential: Credential, wanted: Strategy | None) -> _Choice:
 
 def _members_of(engine: object) -> Members:
     """Return what the documents of an engine call principal and secret."""
-    for module in target_modules():
-        if isinstance(module, NamingModule) and engine in module.ENGINES:
-            return module.MEMBERS
-    return Members()
+    module = _module_of(engine)
+    return module.MEMBERS if isinstance(module, NamingModule) else Members()
 
 
 def _issuer_module(engine: object) -> IssuerModule | None:
     """Return what mints the keys of an engine; None if passwords are set there, or nothing is."""
-    for module in target_modules():
-        if isinstance(module, IssuerModule) and engine in module.ENGINES:
-            return module
+    module = _module_of(engine)
+    return module if isinstance(module, IssuerModule) else None
+
+
+def _module_of(engine: object) -> EngineModule | WholeModule | IssuerModule | None:
+    """Return what rotates the secrets of an engine; None if nothing here does.
+
+    Modules that are named like it come first: the others need not be imported, with what they need.
+    """
+    if not isinstance(engine, str):
+        return None
+    for module in _modules(targets, like=engine.replace("-", "_")):
+        if engine in getattr(module, "ENGINES", ()):
+            return _as_target(module)
     return None
+
+
+def _as_target(module: Any) -> EngineModule | WholeModule | IssuerModule | None:
+    return module if isinstance(module, EngineModule | WholeModule | IssuerModule) else None
 
 
 def _module(credential: Credential) -> EngineModule | WholeModule | IssuerModule:
@@ -863,11 +876,9 @@ def _module(credential: Credential) -> EngineModule | WholeModule | IssuerModule
             f"the secret's 'engine' is {kind_of(wanted)}, not the name of one",
             remedy='Add "engine" to the secret\'s value, for example "postgres".',
         )
-    known: list[str] = []
-    for module in target_modules():
-        if wanted in module.ENGINES:
-            return module
-        known += module.ENGINES
+    if (found := _module_of(wanted)) is not None:
+        return found
+    known = [engine for module in target_modules() for engine in module.ENGINES]
     raise Unsupported(
         f"this function has no target for the engine {wanted[:40]!a}",
         remedy=f"Use one of {', '.join(sorted(known))}, or deploy the function made for it.",
@@ -925,8 +936,7 @@ class IssuerModule(NamingModule, Protocol):
 
 def target_modules() -> list[EngineModule | WholeModule | IssuerModule]:
     """Return what this installation, or this function's package, can rotate."""
-    kinds = EngineModule | WholeModule | IssuerModule
-    return [module for module in _modules(targets) if isinstance(module, kinds)]
+    return [found for module in _modules(targets) if (found := _as_target(module)) is not None]
 
 
 def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:
@@ -965,10 +975,14 @@ def _authority_modules() -> list[_AuthorityModule]:
     return [module for module in _modules(authorities) if hasattr(module, "SERVICE")]
 
 
-def _modules(package: ModuleType) -> list[Any]:
-    """Import what is in *package*: what is there has been packed for this function."""
+def _modules(package: ModuleType, *, like: str = "") -> Iterator[Any]:
+    """Import what is in *package*, one by one: what is there has been packed for this function.
+
+    Those whose names are a part of *like* come first.
+    """
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    for name in sorted(names, key=lambda name: name not in like):
+        yield importlib.import_module(f"{package.__name__}.{name}")
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
