@@ -200,8 +200,8 @@ def _ratio(name: str, ours: _Spread, floor: _Spread, budget: float | None = None
 def _over_tls(aws: LocalAws, folder: Path) -> Iterator[Scene]:
     """Start a database that looks like one of Amazon RDS, but for its authority."""
     from keyturn.local.postgres import system
-    from keyturn.targets.tls import RDS_ROOTS
     from keyturn.testing.certificates import Authority
+    from keyturn.tls import RDS_ROOTS
 
     authority = Authority(folder, "bench")
     issued = authority.issue(HOST)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from keyturn import tls
 from keyturn.model import Surroundings
-from keyturn.targets import tls
-from keyturn.targets.tls import RDS_ROOTS
+from keyturn.tls import RDS_ROOTS
 
 SHA256 = "322893a459cbbb30a4c82b2ccc86dd69038703fd07d2c66859a115be381b6f78"
 """Changes only together with a look at what changed: see the file's head."""

@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
+from keyturn import tls
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.http_api import Request
 from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import members, tls
+from keyturn.targets import members
 
 TIMEOUT_S = 10.0
 """For one exchange, from the connection to the last byte, in seconds."""

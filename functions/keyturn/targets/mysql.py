@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
 
+from keyturn import tls
 from keyturn.errors import Denied, Drifted, Misconfigured, Unsupported
 from keyturn.model import Credential, Sensitive, Strategy, Surroundings
-from keyturn.targets import members, mysql_hashes, tls
+from keyturn.targets import members, mysql_hashes
 from keyturn.targets.mysql_accounts import Account, Rights, exchange, same_options
 from keyturn.targets.mysql_login import (
     CONNECT_TIMEOUT_S,

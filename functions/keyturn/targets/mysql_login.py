@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from keyturn import tls
 from keyturn.errors import (
     Busy,
     Denied,
@@ -25,7 +26,7 @@ from keyturn.errors import (
     Unsupported,
 )
 from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import mysql_hashes, tls, wire
+from keyturn.targets import mysql_hashes, wire
 from keyturn.targets.mysql_sql import Sql
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keyturn import tls
 from keyturn.errors import (
     Busy,
     Denied,
@@ -33,7 +34,7 @@ from keyturn.errors import (
     Unsupported,
 )
 from keyturn.model import Credential, Sensitive, Strategy, Surroundings
-from keyturn.targets import members, tls, wire
+from keyturn.targets import members, wire
 
 if TYPE_CHECKING:
     import psycopg

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
+from keyturn import tls
 from keyturn.errors import (
     Denied,
     Drifted,
@@ -28,7 +29,7 @@ from keyturn.errors import (
     Unsupported,
 )
 from keyturn.model import Credential, Surroundings
-from keyturn.targets import members, tls, wire
+from keyturn.targets import members, wire
 
 if TYPE_CHECKING:
     from redis import Connection, RedisError, UnixDomainSocketConnection

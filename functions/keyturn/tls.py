@@ -16,7 +16,7 @@ from pathlib import Path
 from keyturn.errors import KeyturnError, Misconfigured
 from keyturn.model import Surroundings
 
-RDS_ROOTS = Path(__file__).parent.parent / "rds-roots.pem"
+RDS_ROOTS = Path(__file__).parent / "rds-roots.pem"
 """Amazon RDS signs with authorities of its own, which no system ships."""
 
 
