@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from keyturn.kubernetes.marks import annotations, mark_of
+from keyturn.kubernetes.marks import annotations_of, mark_of
 
 NAMES = ["prod/orders/db", "a", "x" * 512, "///", "pr\u00f6d/b\u00fcro", "-a-", "a/b", "a-b", "A/B"]
 
@@ -29,4 +29,4 @@ def test_a_person_sees_which_secret_it_is() -> None:
 
 @pytest.mark.parametrize("metadata", [None, {}, {"annotations": None}])
 def test_no_annotations_are_none(metadata: dict[str, None] | None) -> None:
-    assert annotations(metadata) == {}
+    assert annotations_of(metadata) == {}

@@ -24,6 +24,6 @@ def mark_of(secret: str) -> str:
     return f"{PREFIX}{readable.strip('-')}-{digest}".replace("/-", "/")
 
 
-def annotations(metadata: Mapping[str, Any] | None) -> Mapping[str, str]:
+def annotations_of(metadata: Mapping[str, Any] | None) -> Mapping[str, str]:
     """Return the annotations of an object's or a template's metadata."""
     return (metadata or {}).get("annotations") or {}
