@@ -850,3 +850,12 @@ def test_it_answers_many_at_once(cluster: FakeKubernetes) -> None:
     found = cluster.get("secrets", "shop", "db")
     assert found is not None
     assert len(found["metadata"]["annotations"]) == 8
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_a_workload_says_how_it_is_updated(cluster: FakeKubernetes, kind: str) -> None:
+    """API reference, apps/v1: RollingUpdate, if it does not say."""
+    made = cluster.put(workload(kind))
+
+    field = "strategy" if kind == "Deployment" else "updateStrategy"
+    assert made["spec"][field]["type"] == "RollingUpdate"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -44,6 +45,34 @@ _NEEDED = {
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
 }
 """Type of a Secret -> the keys that it must have."""
+
+
+_DEFAULTS: dict[str, Json] = {
+    "daemonsets": {
+        "revisionHistoryLimit": 10,
+        "updateStrategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+        },
+    },
+    "deployments": {
+        "progressDeadlineSeconds": 600,
+        "replicas": 1,
+        "revisionHistoryLimit": 10,
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"},
+        },
+    },
+    "replicasets": {"replicas": 1},
+    "statefulsets": {
+        "podManagementPolicy": "OrderedReady",
+        "replicas": 1,
+        "revisionHistoryLimit": 10,
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+    },
+}
+"""What a workload's spec has if it does not say (API reference, apps/v1)."""
 
 
 class Refusal(Exception):
@@ -91,10 +120,10 @@ def complete(kind: Kind, made: Json) -> None:
     """
     if kind.plural == "secrets":
         _complete_secret(made)
-    if kind.plural in {"deployments", "replicasets", "statefulsets"}:
-        made.setdefault("spec", {}).setdefault("replicas", 1)
-    if kind.plural == "deployments":
-        made["spec"].setdefault("progressDeadlineSeconds", 600)
+    if kind.plural in _DEFAULTS:
+        spec = made.setdefault("spec", {})
+        for field, value in _DEFAULTS[kind.plural].items():
+            spec.setdefault(field, copy.deepcopy(value))
 
 
 def _complete_secret(made: Json) -> None:
