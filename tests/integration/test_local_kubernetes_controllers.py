@@ -201,6 +201,13 @@ def test_what_a_deployment_owns_goes_with_it(cluster: FakeKubernetes) -> None:
     assert cluster.list("pods", "shop") == cluster.list("replicasets", "shop") == []
 
 
+def test_what_is_in_a_namespace_goes_with_it(cluster: FakeKubernetes) -> None:
+    cluster.delete("namespaces", "", "shop")
+    cluster.settle()
+
+    assert cluster.list("secrets") == []
+
+
 # ---------------------------------------------------------------------- StatefulSets, DaemonSets
 
 
@@ -503,8 +510,8 @@ def test_the_annotations_are_copied_to_the_secret(
     copied, templated = (cluster.get("secrets", "shop", name) for name in ("db", "other"))
     assert copied is not None
     assert templated is not None
-    assert copied["metadata"]["annotations"] == {"force-sync": "a"}
-    assert templated["metadata"].get("annotations") == {}
+    assert copied["metadata"]["annotations"]["force-sync"] == "a"
+    assert "force-sync" not in templated["metadata"]["annotations"]
     assert remote
 
 
@@ -528,6 +535,24 @@ def test_a_failure_moves_neither_the_time_nor_the_version(
     for field in ("refreshTime", "syncedResourceVersion"):
         assert failed[field] == before[field] != again[field]
     assert condition(again, "Ready")["status"] == "True"
+
+
+@pytest.mark.parametrize("policy", ["Periodic", "CreatedOnce"])
+def test_what_somebody_has_changed_is_put_back(
+    cluster: FakeKubernetes, remote: dict[str, str], policy: str
+) -> None:
+    """external-secrets, isSecretValid."""
+    cluster.put(external(refreshPolicy=policy))
+    cluster.settle()
+
+    cluster.put(secret(text=SECOND))
+    cluster.settle()
+    after_a_change = value(cluster)
+    cluster.delete("secrets", "shop", "db")
+    cluster.settle()
+
+    assert (after_a_change, value(cluster)) == (FIRST, FIRST)
+    assert remote
 
 
 def test_a_secret_goes_with_the_external_secret_that_owns_it(

@@ -321,12 +321,10 @@ def owner_reference(owner: Json, api_version: str, kind: str) -> Json:
 
 
 def _collect(site: Site) -> None:
-    """Delete what is owned only by objects that are gone."""
-    alive = site.objects.uids()
-    for key, owners in site.objects.with_owners():
-        if not alive & set(owners):
-            site.objects.delete(site.objects.kinds[key.group, key.plural], key)
-    for uid in set(site.runs) - alive:
+    """Delete what is owned only by objects that are gone, or was in a namespace that is gone."""
+    for key in site.objects.left_over():
+        site.objects.delete(site.objects.kinds[key.group, key.plural], key)
+    for uid in set(site.runs) - site.objects.uids():
         del site.runs[uid]
 
 

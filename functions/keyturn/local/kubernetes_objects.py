@@ -195,13 +195,19 @@ class Objects:
         with self.lock:
             return {each["metadata"]["uid"] for each in self._objects.values()}
 
-    def with_owners(self) -> list[tuple[Key, list[str]]]:
-        """Return what is owned, with its owners' uids."""
+    def left_over(self) -> list[Key]:
+        """Return what has lost all its owners, or the namespace that it was in."""
+        alive = self.uids()
         with self.lock:
+            spaces = {key.name for key in self._objects if key[:2] == ("", "namespaces")}
             return [
-                (key, [owner["uid"] for owner in each["metadata"]["ownerReferences"]])
+                key
                 for key, each in self._objects.items()
-                if each["metadata"].get("ownerReferences")
+                if (
+                    (owners := each["metadata"].get("ownerReferences"))
+                    and not alive & {owner["uid"] for owner in owners}
+                )
+                or key.namespace not in {"", *spaces}
             ]
 
     # ------------------------------------------------------------------ writing
