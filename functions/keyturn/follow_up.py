@@ -1,7 +1,8 @@
 """The follow-up: what happens after finish. Deliver, refresh, retire, tell.
 
     deliver   copy current to each destination that lacks it   (never ahead of current, never back)
-    refresh   tell each consumer that has not been told        (once; when every copy is there)
+    refresh   tell each consumer that has not been told        (once; when every copy is there,
+                                                                and has followed, if it is one)
     retire    let the old credential die                       (on evidence; last, and later)
     tell      what went well, what is stuck, what is held, what was retired
 
@@ -108,10 +109,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A consumer. One that cannot be verified is told, and proves nothing: nothing retires then."""
+    """A consumer, and what its word is worth.
+
+    Attributes:
+        is_verified: One that cannot be verified is told, and proves nothing: nothing retires then.
+        is_copy: Others read the value there: they are told when it has followed.
+    """
 
     consumer: Consumer
     is_verified: bool = True
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +236,7 @@ class FollowUp:
             self._deliver(delivery, current, report, is_meant)
         # A consumer that is told too early reads the old value, and is not told again.
         is_told = is_meant if report.are_done(Part.DESTINATION) else _nobody
-        for refresh in self._course.refreshes:
-            self._refresh(refresh, current, report, is_told)
+        self._refresh_all(current, report, is_told)
         if not only:
             self._retire(current, sighting, report)
         for alert in self._due(current.standing, report):
@@ -243,8 +249,7 @@ class FollowUp:
         report = Report(current.id, current.standing.since)
         for delivery in self._course.deliveries:
             self._deliver(delivery, current, report, _nobody)
-        for refresh in self._course.refreshes:
-            self._refresh(refresh, current, report, _nobody)
+        self._refresh_all(current, report, _nobody)
         name = current.standing.previous or ""
         due = Line(Part.OLD_CREDENTIAL, name, State.WAITING, "the next look, which retires it")
         kept = self._kept_alive(current, None, report)
@@ -274,6 +279,18 @@ class FollowUp:
         self._add(Part.DESTINATION, name, report, line)
 
     # ------------------------------------------------------------------------ refresh
+
+    def _refresh_all(self, current: _Current, report: Report, is_told: _Meant) -> None:
+        """Tell the copies first; who reads there, when every one that can be seen has followed."""
+        for refresh in self._course.refreshes:
+            if refresh.is_copy:
+                self._refresh(refresh, current, report, is_told)
+        copies = [line for line in report.about(Part.CONSUMER) if line.is_proof]
+        if any(line.state is not State.DONE for line in copies):
+            is_told = _nobody
+        for refresh in self._course.refreshes:
+            if not refresh.is_copy:
+                self._refresh(refresh, current, report, is_told)
 
     def _refresh(
         self, refresh: Refresh, current: _Current, report: Report, is_meant: _Meant

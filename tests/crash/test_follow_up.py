@@ -5,6 +5,8 @@ All of it is `make proof`; here a sample, the same every time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from keyturn.follow_up import FollowUp, Report
@@ -48,8 +50,22 @@ class Careless(FollowUp):
         return []
 
 
+class Hasty(FollowUp):
+    """Tells those who read a copy before the copy has followed."""
+
+    def _refresh_all(self, current: Any, report: Report, is_told: Any) -> None:
+        for refresh in self._course.refreshes:
+            self._refresh(refresh, current, report, is_told)
+
+
 @pytest.mark.parametrize(
-    "mistake,promise", [(Forgetful, "back"), (Quick, "no evidence"), (Careless, "no evidence")]
+    "mistake,promise",
+    [
+        (Forgetful, "back"),
+        (Quick, "no evidence"),
+        (Careless, "no evidence"),
+        (Hasty, "stuck"),
+    ],
 )
 def test_a_mistake_is_found(mistake: type[FollowUp], promise: str) -> None:
     """The sweep has teeth."""

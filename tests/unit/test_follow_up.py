@@ -210,6 +210,33 @@ class TestDelivery:
 
 
 class TestRefresh:
+    def test_who_reads_a_copy_is_told_when_the_copy_has_followed(self, secret: Secret) -> None:
+        """It would read the old value there, and not be told again."""
+        copy = MemoryConsumer(secret.world, "copy", secret._served)  # noqa: SLF001
+        secret.consumer.reads = lambda: copy.runs
+        secret.refreshes = [Refresh(secret.consumer), Refresh(copy, is_copy=True)]
+
+        secret.look()
+        told_at_first = secret.consumer.told
+        secret.pass_time(copy.lag)
+        secret.look()
+        secret.pass_time(secret.consumer.lag)
+        secret.look()
+
+        assert (copy.told, told_at_first, secret.consumer.told) == (V1, None, V1)
+        assert secret.consumer.runs == V1
+
+    def test_a_copy_that_cannot_be_verified_keeps_nobody_waiting(self, secret: Secret) -> None:
+        copy = MemoryConsumer(secret.world, "copy", secret._served, mood=Mood.LIES)  # noqa: SLF001
+        secret.refreshes = [
+            Refresh(copy, is_verified=False, is_copy=True),
+            Refresh(secret.consumer),
+        ]
+
+        secret.look()
+
+        assert secret.consumer.told == V1
+
     def test_a_consumer_is_told_once(self, secret: Secret) -> None:
         for _ in range(3):
             secret.look()

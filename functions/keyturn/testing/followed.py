@@ -2,10 +2,10 @@
 
     scenario  =  configuration x call x fault x what happens meanwhile x when a late effect lands
 
-One secret with two passwords, in memory, rotated by the real code; two destinations, two consumers
-that take their time. A clean follow-up takes a handful of looks. Any one of its external calls is
-broken; before the next look another worker looks, or a newer rotation begins, or comes and goes.
-After every call:
+One secret with two passwords, in memory, rotated by the real code; two destinations; three
+consumers that take their time, one of which reads what another one holds. A clean follow-up takes a
+handful of looks. Any one of its external calls is broken; before the next look another worker
+looks, or a newer rotation begins, or comes and goes. After every call:
 
     never current   a destination holds what was never current
     back            a destination went back to what was current earlier
@@ -90,8 +90,11 @@ class Scene:
         for shelf in self.shelves:
             shelf.write(Copy(RotationId("v0"), first.secret))
         self.consumers = [
-            MemoryConsumer(self.world, "from the store", self._served),
+            MemoryConsumer(
+                self.world, "a copy of the store", self._served, lag=timedelta(minutes=6)
+            ),
             MemoryConsumer(self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)),
+            MemoryConsumer(self.world, "from the copy", self._copied, lag=timedelta(minutes=2)),
         ]
         self.notifier = MemoryNotifier(self.world)
         self.messages: list[tuple[datetime, Sighting]] = []
@@ -107,7 +110,10 @@ class Scene:
         """Make a worker. It knows nothing."""
         course = Course(
             [Delivery(shelf, _rendered) for shelf in self.shelves],
-            [Refresh(consumer) for consumer in self.consumers],
+            [
+                Refresh(consumer, is_copy=consumer is self.consumers[0])
+                for consumer in self.consumers
+            ],
             Retirement(When.VERIFIED, GRACE),
         )
         return self._make(
@@ -286,6 +292,9 @@ class Scene:
 
     def _shelved(self) -> RotationId:
         return self.shelves[0].history[-1].version_id or RotationId("")
+
+    def _copied(self) -> RotationId:
+        return self.consumers[0].runs
 
     def _accepts(self) -> frozenset[str]:
         account = self.database.accounts["app"]
