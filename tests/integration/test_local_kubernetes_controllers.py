@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clusters import Json, external, restarted, secret, workload
 from keyturn.local.kubernetes import FakeKubernetes
+from keyturn.local.kubernetes_kubelet import is_ready
 from keyturn.local.kubernetes_patches import strategically_merged
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -159,6 +163,57 @@ def test_a_pod_waits_for_its_secret(cluster: FakeKubernetes) -> None:
 
     assert "availableReplicas" not in waiting
     assert status(cluster, "deployments")["availableReplicas"] == 3
+
+
+def test_a_pod_can_do_without_an_optional_secret(cluster: FakeKubernetes) -> None:
+    cluster.delete("secrets", "shop", "db")
+    source = {"secretRef": {"name": "db", "optional": True}}
+    containers = [{"name": "app", "image": "app:1", "envFrom": [source]}]
+    cluster.put(workload("Deployment", replicas=1, containers=containers))
+
+    cluster.settle()
+
+    [run] = cluster.runs_with("shop", "web")
+    assert run.variables == {}
+
+
+@given(
+    replicas=st.integers(0, 6),
+    surge=st.sampled_from([0, 1, 3, "25%", "100%"]),
+    unavailable=st.sampled_from([0, 1, 2, "25%", "50%"]),
+    interruptions=st.lists(st.integers(0, 6), max_size=3),
+)
+def test_a_rollout_keeps_to_its_strategy_and_ends(
+    replicas: int, surge: int | str, unavailable: int | str, interruptions: list[int]
+) -> None:
+    """Deployments, "Max Unavailable", "Max Surge"; also when the next one begins meanwhile."""
+    cluster = FakeKubernetes(["shop"], clock=lambda: START)  # without its server
+    cluster.put(secret())
+    one = workload("Deployment", replicas=replicas)
+    rolling = {"maxSurge": surge, "maxUnavailable": unavailable}
+    one["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": rolling}
+    cluster.put(one)
+    cluster.settle()
+    most = replicas + _count(surge, replicas, math.ceil)
+    fewest = replicas - (_count(unavailable, replicas, math.floor) or int(most == replicas))
+
+    for number, steps in enumerate([*interruptions, 1_000]):
+        change(cluster, "deployments", restarted(str(number)), "web")
+        for _ in range(steps):
+            if not cluster.step():
+                break
+            pods = cluster.list("pods", "shop")
+            assert len(pods) <= most
+            assert sum(is_ready(pod) for pod in pods) >= fewest
+
+    read = status(cluster, "deployments")
+    assert condition(read, "Progressing")["reason"] == "NewReplicaSetAvailable"
+    marks = {pod["metadata"]["annotations"]["mark"] for pod in cluster.list("pods", "shop")}
+    assert marks == ({str(len(interruptions))} if replicas else set())
+
+
+def _count(value: int | str, of: int, rounded: Callable[[float], int]) -> int:
+    return value if isinstance(value, int) else rounded(of * int(value.rstrip("%")) / 100)
 
 
 def test_recreate_stops_all_before_it_starts_any(cluster: FakeKubernetes) -> None:
