@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters import Json, external, restarted, secret, workload
@@ -177,6 +177,7 @@ def test_a_pod_can_do_without_an_optional_secret(cluster: FakeKubernetes) -> Non
     assert run.variables == {}
 
 
+@settings(deadline=None)  # a rollout takes as long as the machine is busy
 @given(
     replicas=st.integers(0, 6),
     surge=st.sampled_from([0, 1, 3, "25%", "100%"]),
