@@ -98,6 +98,17 @@ class Site:
         with self.engine().login(self.credential(name, password)) as session:
             return session is not None
 
+    @contextmanager
+    def opened(self, login: Credential) -> Iterator[None]:
+        """Log in through the Unix socket, as a program would that stays."""
+        with pymysql.connect(
+            unix_socket=str(self.server.socket),
+            user=login.principal,
+            password=login.secret.reveal(),
+            ssl_disabled=True,
+        ):
+            yield
+
     def described(self, name: str, host: str = "%") -> list[str]:
         """Return what the server says of an account, without the name and the passwords."""
         made = account(name, host)
