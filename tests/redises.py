@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import redis
@@ -90,7 +90,7 @@ def logs_in(server: Redis, name: str, password: str) -> bool:
 
 
 @contextmanager
-def logged_in(server: Redis, login: Credential) -> Iterator[None]:
+def logged_in(server: Redis, login: Credential) -> Iterator[Callable[[], object]]:
     """Log in through the Unix socket, as a program would that stays."""
     password = login.secret.reveal()
     client = redis.Redis(
@@ -98,7 +98,7 @@ def logged_in(server: Redis, login: Credential) -> Iterator[None]:
     )
     with client:
         client.ping()
-        yield
+        yield client.ping
 
 
 def credential(server: Redis, name: str, password: str, *, port: int | None = None) -> Credential:

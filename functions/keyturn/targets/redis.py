@@ -133,7 +133,10 @@ class _Session:
         self._set_user(server, principal, ["resetpass", _verifier(keep), _verifier(secret)])
 
     def sessions_of(self, principal: str) -> int | None:
-        """See `SeenSession.sessions_of`. A session that has not logged in yet is `default`'s."""
+        """See `SeenSession.sessions_of`. Ours are known by the names that we give them.
+
+        What has not logged in yet counts for `default`: the server says no more of it.
+        """
         (said,) = self._line.ask(["CLIENT", "LIST"])
         found = _clients_of(principal, said)
         return None if found is None else len(found)

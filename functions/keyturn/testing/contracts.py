@@ -284,7 +284,7 @@ class TwoSlotContract(TargetContract):
         return made
 
 
-Opened = Callable[[Credential], AbstractContextManager[None]]
+Opened = Callable[[Credential], AbstractContextManager[object]]
 """Logs in as a program would, and stays logged in while it is entered."""
 
 
