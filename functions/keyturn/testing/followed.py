@@ -3,9 +3,10 @@
     scenario  =  configuration x call x fault x what happens meanwhile x when a late effect lands
 
 One secret with two passwords, in memory, rotated by the real code; two destinations; three
-consumers that take their time, one of which reads what another one holds. A clean follow-up takes a
-handful of looks. Any one of its external calls is broken; before the next look another worker
-looks, or a newer rotation begins, or comes and goes. After every call:
+consumers that take their time, one of which reads what another one holds. In some scenes one of
+them goes back; in some a guest is logged in, of whom the plan knows nothing. A clean follow-up
+takes a handful of looks. Any one of its external calls is broken; before the next look another
+worker looks, or a newer rotation begins, or comes and goes. After every call:
 
     never current   a destination holds what was never current
     back            a destination went back to what was current earlier
@@ -13,6 +14,7 @@ looks, or a newer rotation begins, or comes and goes. After every call:
     no evidence     the old credential died although a consumer had not been seen, twice, to follow;
                     or within the grace, or while a newer rotation was on
     refused         a consumer logs in with what is accepted no longer
+    in use          it died while the guest was still logged in with it
     untold          it died, and nobody was told
     stuck           the looks do not come to an end, or to another one than they should
 
@@ -27,7 +29,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -55,14 +57,20 @@ from keyturn.testing.fakes import (
     MemoryDatabase,
     MemoryDestination,
     MemoryNotifier,
+    Opened,
     Postponed,
     World,
 )
 
 GRACE = timedelta(minutes=10)
-PROMISES = (*("never current", "back", "told twice", "no evidence", "refused", "untold", "stuck"),)
+PROMISES = (
+    *("never current", "back", "told twice", "no evidence"),
+    *("refused", "in use", "untold", "stuck"),
+)
 LOOKS = 60
 """After so many, a follow-up is stuck."""
+GUEST_STAYS = timedelta(minutes=45)
+"""Longer than a clean follow-up takes."""
 FOLLOW_UP = type[FollowUp]
 
 
@@ -75,7 +83,9 @@ class Scene:
         under_way: The call before which a worker stands still.
     """
 
-    def __init__(self, *, relapses: bool = False, follow_up: FOLLOW_UP = FollowUp) -> None:
+    def __init__(
+        self, *, relapses: bool = False, has_guest: bool = False, follow_up: FOLLOW_UP = FollowUp
+    ) -> None:
         self.world = World()
         self.violations: set[str] = set()
         self.was_overtaken = False
@@ -105,6 +115,10 @@ class Scene:
         started = self.world.clock.now()
         self._relapse_at = started + GRACE + timedelta(minutes=2) if relapses else None
         self._mend_at = started + timedelta(minutes=40)
+        self._guest_leaves_at = started + GUEST_STAYS if has_guest else started
+        if has_guest:
+            self.database.opened = [Opened("app", started)]
+            self.world.clock.advance(timedelta(seconds=1))
 
     def follow_up(self) -> FollowUp:
         """Make a worker. It knows nothing."""
@@ -204,6 +218,8 @@ class Scene:
         if self._relapse_at is not None and now >= self._relapse_at:
             self.consumers[1].relapse(RotationId("v0"))
             self._relapse_at = None
+        if now >= self._guest_leaves_at:
+            self.database.opened = []
         if now >= self._mend_at and self.consumers[1].runs == RotationId("v0"):
             self.consumers[1].mend()
 
@@ -246,6 +262,8 @@ class Scene:
     def _check_retirement(self, gone: frozenset[str]) -> None:
         if any(self._secret_of(consumer.runs) in gone for consumer in self.consumers):
             self.violations.add("refused")
+        if self.world.clock.now() < self._guest_leaves_at:
+            self.violations.add("in use")
         current, now = self.store.serves().rotation_id, self.world.clock.now()
         is_early = now - self.store.promoted_at < GRACE
         if is_early or self._pending or not all(self._was_seen(c, current) for c in self.consumers):
@@ -359,10 +377,11 @@ class Scenario:
     fault: Fault
     meanwhile: Meanwhile
     landing: Landing = Landing.SOON
+    has_guest: bool = False
 
     def __str__(self) -> str:
         """Say it in a line."""
-        who = "one goes back: " if self.relapses else ""
+        who = "one goes back: " if self.relapses else "with a guest: " if self.has_guest else ""
         return (
             f"{who}call {self.call} ({self.name}): {self.fault}, {self.meanwhile}, {self.landing}"
         )
@@ -390,9 +409,9 @@ class Tally:
             self.examples.setdefault(violation, str(scenario))
 
 
-def calls_of(*, relapses: bool) -> list[str]:
+def calls_of(*, relapses: bool, has_guest: bool = False) -> list[str]:
     """Return the external calls of a clean follow-up, in order."""
-    scene = Scene(relapses=relapses)
+    scene = Scene(relapses=relapses, has_guest=has_guest)
     scene.rotate()
     before = len(scene.world.calls)
     scene.world.after = lambda *_: scene.check()
@@ -403,14 +422,15 @@ def calls_of(*, relapses: bool) -> list[str]:
 
 def scenarios() -> Iterator[Scenario]:
     """Yield every combination that makes sense."""
-    for relapses in (False, True):
-        for call, name in enumerate(calls_of(relapses=relapses), 1):
+    for relapses, has_guest in ((False, False), (True, False), (False, True)):
+        calls = calls_of(relapses=relapses, has_guest=has_guest)
+        for call, name in enumerate(calls, 1):
             for fault, meanwhile in itertools.product(Fault, Meanwhile):
+                scenario = Scenario(relapses, call, name, fault, meanwhile, has_guest=has_guest)
                 if fault is not Fault.LATE:
-                    yield Scenario(relapses, call, name, fault, meanwhile)
+                    yield scenario
                 elif name in WRITES:
-                    for landing in Landing:
-                        yield Scenario(relapses, call, name, fault, meanwhile, landing)
+                    yield from (replace(scenario, landing=landing) for landing in Landing)
 
 
 def sample(size: int, seed: str) -> list[Scenario]:
@@ -461,7 +481,7 @@ class _Break:
 
 def play(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
     """Play one scenario."""
-    scene = Scene(relapses=scenario.relapses, follow_up=follow_up)
+    scene = Scene(relapses=scenario.relapses, has_guest=scenario.has_guest, follow_up=follow_up)
     scene.rotate()
     broken = _Break(scene, scenario)
     for _ in range(LOOKS):
