@@ -35,6 +35,7 @@ from keyturn.testing.contracts import (
     Opened,
     PlatformContract,
     Subject,
+    TwoSlotContract,
     UsedContract,
     Workload,
 )
@@ -143,7 +144,7 @@ class TestDualPasswordByAdmin(DualContract, UsedContract):
         )
 
 
-class TestAlternatingUsers(UsedContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     @pytest.fixture
     def subject(self, database: Database) -> Subject:
         return subject_of(

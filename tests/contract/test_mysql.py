@@ -19,6 +19,7 @@ from keyturn.testing.contracts import (
     OneSlotContract,
     Opened,
     Subject,
+    TwoSlotContract,
     UsedContract,
 )
 from keyturn.testing.faults import Proxy
@@ -60,7 +61,7 @@ class TestSingleUser(OneSlotContract):
         return _subject(site, proxy, target, unused_name("app"))
 
 
-class TestAlternatingUsers(UsedContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two accounts take turns."""
 
     @pytest.fixture

@@ -22,6 +22,7 @@ from keyturn.testing.contracts import (
     OneSlotContract,
     Opened,
     Subject,
+    TwoSlotContract,
     UsedContract,
 )
 from keyturn.testing.faults import Proxy
@@ -56,7 +57,7 @@ class TestSingleUser(OneSlotContract):
         )
 
 
-class TestAlternatingUsers(UsedContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two accounts take turns."""
 
     @pytest.fixture

@@ -22,6 +22,7 @@ from keyturn.testing.contracts import (
     OneSlotContract,
     Opened,
     Subject,
+    TwoSlotContract,
     UsedContract,
 )
 from keyturn.testing.faults import Proxy
@@ -120,7 +121,7 @@ class TestDualPasswordByAdmin(DualContract, UsedContract):
         return Subject(target, current, _elsewhere(current), proxy.outage)
 
 
-class TestAlternatingUsers(UsedContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two users take turns."""
 
     @pytest.fixture

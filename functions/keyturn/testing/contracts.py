@@ -279,19 +279,23 @@ class TwoSlotContract(TargetContract):
         assert subject.target.accepts(second.credential)
 
     def _set(self, subject: Subject, current: Version, name: str) -> Version:
-        made = version(subject.target.create(current.credential, []), name)
-        subject.target.set(_held(made), current, [])
-        return made
+        return _set(subject, current, name)
+
+
+def _set(subject: Subject, current: Version, name: str) -> Version:
+    made = version(subject.target.create(current.credential, []), name)
+    subject.target.set(_held(made), current, [])
+    return made
 
 
 Opened = Callable[[Credential], AbstractContextManager[object]]
 """Logs in as a program would, and stays logged in while it is entered."""
 
 
-class UsedContract(TwoSlotContract):
-    """What holds besides where the target tells who is logged in.
+class UsedContract:
+    """What holds besides where the target tells who is logged in: a second class to inherit.
 
-    A subclass provides the fixture *opened*, too.
+    A subclass provides the fixtures *subject* and *opened*.
     """
 
     NOTICED_WITHIN_S: ClassVar[float] = 10.0
@@ -300,7 +304,7 @@ class UsedContract(TwoSlotContract):
     def test_who_is_still_logged_in_is_not_retired(self, subject: Subject, opened: Opened) -> None:
         """They would be refused when they connect again; current's own do not matter."""
         first = version(subject.current, "v0")
-        second = replace(self._set(subject, first, "v1"), stored_at=self._soon())
+        second = replace(_set(subject, first, "v1"), stored_at=self._soon())
         assert isinstance(subject.target, Retiring)
 
         with opened(first.credential):
@@ -315,7 +319,7 @@ class UsedContract(TwoSlotContract):
     def test_who_has_followed_keeps_nothing_alive(self, subject: Subject, opened: Opened) -> None:
         """A session that began when current was there."""
         first = version(subject.current, "v0")
-        second = replace(self._set(subject, first, "v1"), stored_at=MADE_LONG_AGO)
+        second = replace(_set(subject, first, "v1"), stored_at=MADE_LONG_AGO)
         assert isinstance(subject.target, Retiring)
 
         with opened(second.credential):
