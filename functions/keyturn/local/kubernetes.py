@@ -26,8 +26,9 @@ The parts:
     kubernetes_api          paths, verbs, who may
     kubernetes_objects      the store: versions, conflicts, generations
     kubernetes_rules        what is filled in and what is refused, for each kind
-    kubernetes_workloads    the controllers of Deployments and their like, and the kubelet
-    kubernetes_operators    External Secrets, Sealed Secrets, the Secrets Store CSI driver
+    kubernetes_workloads    the controllers of Deployments and their like
+    kubernetes_kubelet      pods, the Secrets they run with, and the CSI driver's mounts
+    kubernetes_operators    External Secrets and Sealed Secrets
 
 Written from the documentation and the sources that each part names, and driven by the real kubectl
 in the tests. It is no proof for a real cluster: there is no schema, no admission, no server-side
@@ -48,12 +49,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from keyturn.local import kubernetes_operators, kubernetes_workloads
+from keyturn.local import kubernetes_kubelet, kubernetes_operators, kubernetes_workloads
 from keyturn.local.kubernetes_api import Api, Request
 from keyturn.local.kubernetes_http import Fault, served
+from keyturn.local.kubernetes_kubelet import Run
 from keyturn.local.kubernetes_objects import Key, Objects
 from keyturn.local.kubernetes_rbac import MASTERS, RBAC, User
-from keyturn.local.kubernetes_workloads import Run
 
 if TYPE_CHECKING:
     from keyturn.testing.certificates import Authority
@@ -248,6 +249,7 @@ class FakeKubernetes:
         with self._steps:
             before = self.objects.version
             kubernetes_operators.step(self)
+            kubernetes_kubelet.step(self)
             kubernetes_workloads.step(self)
             return self.objects.version != before
 
@@ -260,7 +262,7 @@ class FakeKubernetes:
 
     def runs_with(self, namespace: str, workload: str) -> Sequence[Run]:
         """Return what each pod of a workload that runs now runs with, by the pods' names."""
-        return kubernetes_workloads.runs_of(self, namespace, workload)
+        return kubernetes_kubelet.runs_of(self, namespace, workload)
 
     def _start_stepping(self, every_s: float) -> Callable[[], None]:
         is_over = threading.Event()

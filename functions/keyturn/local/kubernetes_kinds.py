@@ -84,6 +84,7 @@ KINDS: tuple[Kind, ...] = (
     _workload("statefulsets", "StatefulSet", "sts"),
     _workload("daemonsets", "DaemonSet", "ds"),
     _workload("replicasets", "ReplicaSet", "rs"),
+    Kind("apps", ("v1",), "controllerrevisions", "ControllerRevision"),
     Kind("batch", ("v1",), "jobs", "Job", has_status=True, has_generation=True),
     Kind("batch", ("v1",), "cronjobs", "CronJob", ("cj",), has_status=True, has_generation=True),
     _rbac("roles", "Role", namespaced=True),

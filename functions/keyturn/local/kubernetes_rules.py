@@ -91,7 +91,7 @@ def complete(kind: Kind, made: Json) -> None:
     """
     if kind.plural == "secrets":
         _complete_secret(made)
-    if kind.group == "apps" and kind.plural != "daemonsets":
+    if kind.plural in {"deployments", "replicasets", "statefulsets"}:
         made.setdefault("spec", {}).setdefault("replicas", 1)
     if kind.plural == "deployments":
         made["spec"].setdefault("progressDeadlineSeconds", 600)
@@ -133,7 +133,7 @@ def check(kind: Kind, made: Json, old: Json | None) -> None:
     faults = [*_metadata_faults(kind, made["metadata"])]
     if kind.plural == "secrets":
         faults += [*_secret_faults(made), *_fixed_faults(made, old or {})]
-    if kind.group == "apps":
+    if kind.group == "apps" and kind.plural != "controllerrevisions":
         faults += [*_workload_faults(made, old or {})]
     if faults:
         raise invalid(kind, made["metadata"]["name"], faults)
