@@ -76,7 +76,8 @@ Content = dict[Annotated[str, msgspec.Meta(pattern=_KEY)], KeyShape]
 
 FIXES: Mapping[str, str] = {
     "content": (
-        "Write for each key what it holds: `{form: url}`, or `{form: value, member: password}`."
+        "Write for each key, of letters, digits, `-`, `_` and `.`, what it holds: `{form: url}`,"
+        " or `{form: value, member: password}`."
     ),
 }
 
