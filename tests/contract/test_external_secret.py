@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from kept_secrets import (
     CANARY,
@@ -37,7 +39,7 @@ from keyturn.rendering import Form, Rendering
 from keyturn.testing.contracts import ConsumerContract, Workload
 
 V0, V1, V2 = version("v0"), version("v1"), version("v2")
-ESO = "external-secrets.io"
+ESO, ARN = "external-secrets.io", "arn:aws:secretsmanager:eu-west-1:111122223333:secret:"
 RULES = rules_of("ExternalSecret")
 Settings = Mapping[str, object]
 NONE: Settings = {}
@@ -79,7 +81,11 @@ class Synced:
 
     def read(self, key: str) -> str:
         """Be the store."""
-        return {NAME: document_of(self.source).reveal(), "prod/other": "nothing of ours"}[key]
+        return {
+            NAME: document_of(self.source).reveal(),
+            f"{ARN}{NAME}-AbC12d": document_of(self.source).reveal(),
+            "prod/other": "nothing of ours",
+        }[key]
 
     def serve(self, version_: Version) -> None:
         self.source = version_
@@ -125,7 +131,7 @@ class Synced:
     def secret(self) -> Json:
         found = self.cluster.get("secrets", "orders", self.name)
         assert found is not None
-        return {**found, "apiVersion": "v1", "kind": "Secret"}
+        return {"data": {}, **found, "apiVersion": "v1", "kind": "Secret"}
 
     def told(self) -> int:
         return times_told(self.cluster, "externalsecrets", self.since)
@@ -528,3 +534,52 @@ def test_one_in_another_cluster_says_so(cluster: Cluster) -> None:
         "external-secret orders/db in fake"
     )
     assert consumer(cluster).name() == "external-secret orders/db"
+
+
+# ---------------------------------------------------------------------------- a second opinion
+
+MEMBERS = st.sampled_from(["password", "username", "host", "port", "engine"])
+OURS = st.one_of(
+    st.just({"key": NAME}),
+    st.just({"key": f"{ARN}{NAME}-AbC12d"}),
+    st.builds(lambda member: {"key": NAME, "property": member}, MEMBERS),
+)
+REFS = st.one_of(OURS, st.just({"key": "prod/other"}))
+KEYS = st.sampled_from(["A", "B", "password", "host"])
+SPECS = st.builds(
+    lambda data, extracts: {
+        "data": data,
+        **({"dataFrom": [{"extract": {"key": NAME}}]} if extracts else {}),
+    },
+    st.lists(st.builds(lambda key, ref: {"secretKey": key, "remoteRef": ref}, KEYS, REFS)),
+    st.booleans(),
+)
+
+
+@hypothesis.given(spec=SPECS, is_told=st.booleans())
+@hypothesis.settings(deadline=None)
+def test_it_agrees_with_who_writes_the_secret(spec: Json, *, is_told: bool) -> None:
+    """Whatever the spec: it has followed when the fake has synced, and not before.
+
+    Unless nothing of the Secret comes from what a rotation changes: then it is refused.
+    """
+    with Cluster() as cluster:
+        synced = Synced(cluster, spec)
+        synced.serve(V1)
+        before = synced.secret()["data"]
+        try:
+            if is_told:
+                synced.tell(V1)
+            at_first = synced.consumer.verify(V1)
+            synced.annotate(again="1")
+            cluster.settle()
+            then = synced.consumer.verify(V1)
+        except Misconfigured:
+            synced.annotate(again="1")
+            cluster.settle()
+            assert synced.secret()["data"] == before
+            return
+
+        assert synced.secret()["data"] != before
+        assert at_first.pickup is (Pickup.WAITING if is_told else Pickup.UNTOLD)
+        assert then.pickup is Pickup.FOLLOWED

@@ -61,6 +61,8 @@ def test_another_objects_version_is_not_it() -> None:
     assert lacks(status("a", id_=f"{NAME}2"))
     assert lacks(status("a", "v10"))
     assert lacks(status("a", "V1"))
+    both = [{"id": "other", "version": "v1"}, {"id": NAME, "version": "v0"}]
+    assert lacks(status("a", objects=both))
 
 
 def test_a_line_names_few_of_many() -> None:
