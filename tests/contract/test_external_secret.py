@@ -529,6 +529,28 @@ def test_it_sees_and_touches_nothing_else(synced: Synced) -> None:
     }
 
 
+def test_one_that_is_not_looked_at_is_told_and_reads_no_secret(cluster: Cluster) -> None:
+    """With `verify: none` no right on Secrets is needed; what it makes of the value is its own."""
+    synced = Synced(cluster, {**SPEC, "target": TEMPLATE}, {"verify": "none"})
+    told = consumer(cluster, {"verify": "none"}, RULES[:1])
+    synced.serve(V1)
+
+    told.preflight()
+    seen = told.verify(V1)
+    told.trigger(V1.rotation_id, seen)
+
+    assert seen.pickup is Pickup.UNTOLD
+    assert told.verify(V1).pickup is Pickup.FOLLOWED
+    assert not [each for each in cluster.requests if each.resource == "secrets"]
+
+
+def test_one_that_is_not_looked_at_is_refused_if_it_can_never_follow(synced: Synced) -> None:
+    synced.respec(refreshPolicy="CreatedOnce")
+
+    with pytest.raises(Misconfigured, match="CreatedOnce"):
+        consumer(synced.cluster, {"verify": "none"}).preflight()
+
+
 def test_one_in_another_cluster_says_so(cluster: Cluster) -> None:
     assert consumer(cluster, {"cluster": {"eks": "prod"}}).name() == (
         "external-secret orders/db in fake"

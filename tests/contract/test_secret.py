@@ -228,6 +228,17 @@ def test_a_look_writes_nothing(kept: Kept) -> None:
     assert patches(kept.cluster) == 0
 
 
+def test_one_that_is_not_looked_at_is_marked_and_that_is_all(kept: Kept) -> None:
+    marked = consumer(kept.cluster, {"verify": "none"})
+
+    seen = marked.verify(V1)
+    marked.trigger(V1.rotation_id, seen)
+
+    assert seen.pickup is Pickup.UNTOLD
+    assert marked.verify(V1).pickup is Pickup.FOLLOWED
+    assert kept.consumer.verify(V1).pickup is Pickup.WAITING
+
+
 def test_one_in_another_cluster_says_so(cluster: Cluster) -> None:
     """Two of one name are told apart in alerts, and by `only`."""
     assert consumer(cluster, {"cluster": {"eks": "prod"}}).name() == "secret orders/db in fake"

@@ -7,6 +7,8 @@
 Its status is no proof: `Ready` may speak of an earlier look, and a function that died after its
 patch finds its own mark beside the old value. Status is quoted as a reason to wait, never believed.
 
+With `verify: none` it is told, and its Secret is not read. Its word counts for nothing then.
+
 What the Secret is to hold follows from the spec, as far as it only says which member goes where.
 A template, a rewritten key or a decoded value makes something of it that we do not compute: then
 the plan says under `content` what the Secret holds, or this refuses. A spec that can never follow
@@ -108,6 +110,7 @@ class ExternalSecret:
         self._given = given_
         self._at = (settings.namespace, settings.name)
         self._content: Content | None = given(settings.content)
+        self._is_looked_at = settings.verify == "full"
         where = f" in {self._kubernetes.name}" if own else ""
         self._name = f"external-secret {settings.namespace}/{settings.name}{where}"
         self._resources = _SERVED
@@ -124,21 +127,28 @@ class ExternalSecret:
                 f"{self._name} cannot follow: {reason}",
                 remedy="Correct its spec, or remove it from the plan.",
             )
+        if not self._is_looked_at:
+            return
         if self._content is None:
             wanted(found["spec"], self._given.secret, self._name)
         self._kubernetes.get(SECRETS, self._at[0], target_of(found))  # May we?
 
     def verify(self, version: Version) -> Sight:
-        """See `Consumer.verify`."""
+        """See `Consumer.verify`. Not looked at, it has done its part once it was told."""
         found = self._get()
+        mark, is_told = (
+            found["metadata"]["resourceVersion"],
+            self._is_told(found, version.rotation_id),
+        )
+        if not self._is_looked_at:
+            return Sight(Pickup.FOLLOWED if is_told else Pickup.UNTOLD, mark)
         expected = self._expected(found["spec"], version)
         target = target_of(found)
         held = self._kubernetes.get(SECRETS, self._at[0], target)
         lacks = contents.lack(held, f"{self._at[0]}/{target}", expected)
-        mark = found["metadata"]["resourceVersion"]
         if not lacks:
             return Sight(Pickup.FOLLOWED, mark)
-        if not self._is_told(found, version.rotation_id):
+        if not is_told:
             return Sight(Pickup.UNTOLD, mark, lacks)
         for reason in obstacles(found["spec"], self._given.secret):
             return Sight(Pickup.FAILED, mark, f"{lacks}: {reason}")

@@ -81,6 +81,7 @@ class KeptSecret:
         self._given = given_
         self._at = (settings.namespace, settings.name)
         self._content: Content | None = given(settings.content)
+        self._is_looked_at = settings.verify == "full"
         where = f" in {self._kubernetes.name}" if own else ""
         self._name = f"secret {settings.namespace}/{settings.name}{where}"
 
@@ -93,13 +94,15 @@ class KeptSecret:
         self._get()
 
     def verify(self, version: Version) -> Sight:
-        """See `Consumer.verify`."""
+        """See `Consumer.verify`. Not looked at, it has done its part once it was told."""
         found = self._get()
-        lacks = contents.lack(found, "/".join(self._at), self._expected(version))
         mark = found["metadata"]["resourceVersion"]
+        is_told = self._is_told(found, version.rotation_id)
+        if not self._is_looked_at:
+            return Sight(Pickup.FOLLOWED if is_told else Pickup.UNTOLD, mark)
+        lacks = contents.lack(found, "/".join(self._at), self._expected(version))
         if not lacks:
             return Sight(Pickup.FOLLOWED, mark)
-        is_told = self._is_told(found, version.rotation_id)
         return Sight(Pickup.WAITING if is_told else Pickup.UNTOLD, mark, lacks)
 
     def trigger(self, version_id: RotationId, seen: Sight) -> None:
