@@ -105,10 +105,17 @@ def granted(rules: Sequence[Json]) -> list[str]:
 
 
 class Cluster(FakeKubernetes):
-    """A fake cluster with the namespace, that can be cut off."""
+    """A fake cluster with the namespace, that can be cut off.
+
+    Attributes:
+        patience_s: How long a client goes on asking; `ONE_TRY_S` is too short for a second try.
+    """
+
+    ONE_TRY_S = 0.19
 
     def __init__(self) -> None:
         super().__init__([NAMESPACE])
+        self.patience_s = 60.0
         self._is_out = False
         self.drop(10_000, only=lambda _: self._is_out)
 
@@ -116,12 +123,16 @@ class Cluster(FakeKubernetes):
     def outage(self) -> Iterator[None]:
         """Let nobody get an answer."""
         self._is_out = True
-        yield
+        with self.hurry():
+            yield
         self._is_out = False
 
-    def remaining_s(self) -> float:
-        """Return the time that a client has: in an outage, that of one try."""
-        return MARGIN_S + (0.1 if self._is_out else 60.0)
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Let nobody ask twice."""
+        self.patience_s = self.ONE_TRY_S
+        yield
+        self.patience_s = 60.0
 
 
 def client(cluster: Cluster, rules: Sequence[Json]) -> Kubernetes:
@@ -129,7 +140,7 @@ def client(cluster: Cluster, rules: Sequence[Json]) -> Kubernetes:
     cluster.allow("keyturn", NAMESPACE, rules)
     token = Sensitive(cluster.token("keyturn"))
     reach = Access(cluster.server, None, lambda _: token)
-    return Kubernetes("fake", lambda: reach, Surroundings(cluster.remaining_s))
+    return Kubernetes("fake", lambda: reach, Surroundings(lambda: MARGIN_S + cluster.patience_s))
 
 
 def secret(version_: Version, *keys: str, name: str = "db", **metadata: object) -> Json:
