@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import yaml
 
 from keyturn.followers import Given
-from keyturn.kubernetes.api import MARGIN_S, Access, Kubernetes
+from keyturn.kubernetes.api import Access, Kubernetes
 from keyturn.kubernetes.cluster import ClusterShape
+from keyturn.kubernetes.line import MARGIN_S
 from keyturn.kubernetes.marks import annotations_of, mark_of
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.local.kubernetes_api import Request
@@ -111,7 +112,7 @@ class Cluster(FakeKubernetes):
         patience_s: How long a client goes on asking; `ONE_TRY_S` is too short for a second try.
     """
 
-    ONE_TRY_S = 0.19
+    ONE_TRY_S = 0.09
 
     def __init__(self) -> None:
         super().__init__([NAMESPACE])
