@@ -1,4 +1,6 @@
-"""One HTTP request and its answer: what `http_api_key` sends, and how little it trusts the answer.
+"""One HTTP request and its answer: what adapters send, and how little they trust the answer.
+
+Used by `targets.http_api_key` and `consumers.webhook`.
 
 No redirect is followed, no proxy is taken from the environment, no host is asked that is not
 listed. TLS is verified. Every exchange has a time-out as a whole, however slowly an answer drips,
@@ -23,11 +25,10 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.http_api import Request
 from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import members
 
 TIMEOUT_S = 10.0
 """For one exchange, from the connection to the last byte, in seconds."""
@@ -82,7 +83,7 @@ class Exchange:
 
     def _connection(self, request: Request) -> http.client.HTTPConnection:
         name = urlsplit(f"//{request.host}").hostname or ""
-        timeout_s = members.allowance(TIMEOUT_S, request.host, self._surroundings)
+        timeout_s = remaining.allowance(TIMEOUT_S, request.host, self._surroundings)
         if request.scheme == "https":
             self._context = self._context or ssl.create_default_context(
                 cadata=tls.authorities(name, self._surroundings)
