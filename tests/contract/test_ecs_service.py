@@ -214,6 +214,7 @@ def test_a_rollback_by_the_circuit_breaker_has_failed(room: Room, *, takes_over:
     assert room.service.runs() == {"v0"}
     assert (at_once.pickup, later.pickup) == (Pickup.FAILED, Pickup.FAILED)
     assert "has failed" in at_once.waits_for
+    assert ("are older than" if takes_over else "it was put back to") in later.waits_for
     assert room.follow_up("v1") is Pickup.FAILED
     assert room.service.forced == 1
 
@@ -453,6 +454,26 @@ def test_who_rolls_back_to_an_older_deployment_has_started_none(room: Room) -> N
     room.follow_up("v1")
 
     assert room.service.forced == 1
+
+
+def test_a_worker_that_was_overtaken_in_the_act_does_not_write_over_the_newer_version(
+    room: Room,
+) -> None:
+    """Else the newer one looked untold, and was told again."""
+    client, turns = room.client(), itertools.count(1)
+
+    def interrupt(**_: object) -> None:
+        if next(turns) == 1:
+            room.serve("v2")
+            room.follow_up("v2")
+
+    client.meta.events.register("after-call.ecs.UpdateService", interrupt)
+    with pytest.raises(Busy):
+        room.follow_up("v1", room.consumer(client))
+
+    assert room.tag().startswith("v2 by ecs-svc/")
+    assert room.follow_up("v2") is Pickup.WAITING
+    assert room.service.forced == 2
 
 
 # ---------------------------------------------------------------------------- two workers
