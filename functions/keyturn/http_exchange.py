@@ -102,7 +102,7 @@ class Exchange:
 
 def _answer(connection: http.client.HTTPConnection, request: Request, values: Values) -> Answer:
     target = _filled(request.target, values, lambda value: quote(value, safe=""))
-    headers, content = _headers(request, values), body(request, values)
+    headers, sent = _headers(request, values), body(request, values)
     deadline = _Deadline(connection.timeout or TIMEOUT_S)
     connection.set_debuglevel(0)  # It would print the headers, whoever switched it on.
     # A name may have several addresses, and each is given the time-out.
@@ -112,15 +112,15 @@ def _answer(connection: http.client.HTTPConnection, request: Request, values: Va
     with closing(connection.sock) as line:
         _require_no_metadata(line, request.host)
         connection.sock = _Clocked(line, deadline)
-        connection.request(request.method, target, content, headers)
+        connection.request(request.method, target, sent, headers)
         response = connection.getresponse()
-        found = response.read(LARGEST_BYTES + 1)
-        if len(found) > LARGEST_BYTES:
+        content = response.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
             raise _unreachable(str(request), f"its answer has over {LARGEST_BYTES} bytes")
         if response.length:
             raise _unreachable(str(request), "its answer is cut off")
         link = ", ".join(response.headers.get_all("Link") or ())
-        return Answer(str(request), response.status, link, found)
+        return Answer(str(request), response.status, link, content)
 
 
 # ---------------------------------------------------------------------------- what is sent

@@ -581,4 +581,4 @@ def test_a_plan_makes_one(app: App) -> None:
     assert told.name() == f"webhook:http://{app.host}/keyturn"
     told.verify(version("v0"))
     assert len(app.got) == 1
-    assert set(FIXES) == {each.name for each in msgspec.structs.fields(shape)}
+    assert set(FIXES) == {"webhook"} | {each.name for each in msgspec.structs.fields(shape)}

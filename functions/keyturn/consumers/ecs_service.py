@@ -77,6 +77,7 @@ class EcsShape(ConsumerShape, frozen=True, kw_only=True):
 
 SHAPES: Mapping[str, type[ConsumerShape]] = {"ecs-service": EcsShape}
 FIXES = {
+    "ecs-service": "Write a mapping, such as `ecs-service: {cluster: prod, service: api}`.",
     "cluster": "Write the cluster's name, as text.",
     "service": "Write the service's name, as text.",
     "region": "Write a region, such as eu-west-1, or leave it out.",

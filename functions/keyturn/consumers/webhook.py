@@ -71,6 +71,7 @@ class WebhookShape(ConsumerShape, frozen=True, kw_only=True):
 
 SHAPES: Mapping[str, type[ConsumerShape]] = {"webhook": WebhookShape}
 FIXES = {
+    "webhook": "Write a mapping, such as `webhook: {url: .., signing_secret: ..}`.",
     "url": "Write an https:// URL, without a user, a password or a fragment.",
     "signing_secret": "Write the name of a secret whose value is whsec_ and 32 bytes in Base64.",
     "verify": "Write `full` or `none`.",
