@@ -13,7 +13,7 @@ a receiver that has been told of something else since answers 409, and a worker 
 no harm. It follows when its answer says so *of this version*; what it says of another says nothing.
 
 With `verify: none` it is not asked. Nothing remembers then that it was told: so it is told at each
-look, of one version under one id, until `TOLD_FOR` after the version was stored.
+look, of one version under one id, until `TOLD_FOR` after the version became current.
 
 What it never does: send a value, follow a redirect, or show what it was answered.
 """
@@ -41,9 +41,9 @@ from keyturn.ports import Consumer, Pickup, Sight
 PERMISSIONS = ("secretsmanager:GetSecretValue",)
 """On the secret that signs."""
 
-TOLD_FOR = timedelta(days=1)
-"""How long one that is not asked is told. Longer than a rotation and the copies may take: who was
-told too often drops it by its id, who was never told would not notice."""
+TOLD_FOR = timedelta(minutes=15)
+"""How long one that is not asked is told: three looks, of which two may be lost. Who does not drop
+what comes twice by its id is restarted as often, and no oftener."""
 
 WAITS_FOR_MAX = 200
 """Characters of what a receiver says it waits for."""
@@ -117,6 +117,7 @@ class Webhook:
         self._secret = given.secret
         self._key = partial(given.signing_secret, signing_secret)
         self._exchange = http_exchange.Exchange({self._request.host}, given.surroundings)
+        self._promoted_at = given.promoted_at
         self._is_asked = is_asked
         self._now = now
 
@@ -136,7 +137,7 @@ class Webhook:
         if self._is_asked:
             answer = self._asked({"version": version.rotation_id})
             return _sight(http_exchange.document(answer), version, self.name())
-        if self._now() - version.stored_at < TOLD_FOR:
+        if self._now() - self._promoted_at() < TOLD_FOR:
             return Sight(Pickup.UNTOLD, "")
         return Sight(Pickup.WAITING, "", "it is not asked how far it is")
 
