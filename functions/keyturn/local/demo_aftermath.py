@@ -24,13 +24,11 @@ class Moment:
 
     Attributes:
         has_new: For each place of the `Aftermath`, in its order.
-        waits_for: What the old credential was kept for, as `keyturn status` says it.
     """
 
     at_min: float
     has_new: tuple[bool, ...]
     old_works: bool
-    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +94,8 @@ def broken(aftermath: Aftermath) -> list[str]:
     if aftermath.refused or not aftermath.logins:
         found.append(f"{aftermath.refused} of {aftermath.logins} logins of the pods were refused")
     told = {each.happening for each in aftermath.heard}
-    for happening in (Happening.SUCCEEDED, Happening.RETIRED):
-        if happening not in told:
-            found.append(f"nobody was told that it has {happening.value}")
-    return found
+    untold = [each for each in (Happening.SUCCEEDED, Happening.RETIRED) if each not in told]
+    return found + [f"nobody was told: {each.value}" for each in untold]
 
 
 def verdict(aftermath: Aftermath) -> str:
@@ -125,7 +121,5 @@ def steps(aftermath: Aftermath) -> Sequence[tuple[float, str]]:
     died = died_at(aftermath)
     if died is not None:
         found.append((died, f"{OLD_LOGIN} is refused"))
-    found += [
-        (each.at_min, f"SNS: {each.happening.value}, {each.fact}") for each in aftermath.heard
-    ]
-    return sorted(found, key=lambda each: each[0])
+    heard = [(each.at_min, f"SNS: {each.happening.value}, {each.fact}") for each in aftermath.heard]
+    return sorted(found + heard, key=lambda each: each[0])
