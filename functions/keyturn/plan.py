@@ -254,6 +254,13 @@ class DefaultsShape(Shape, frozen=True, kw_only=True):
         tuple[_Name, ...],
         msgspec.Meta(description="Who is told: `sns:` and an ARN, `eventbridge:` and a bus."),
     ] = ()
+    cluster: (
+        Annotated[
+            ClusterShape,
+            msgspec.Meta(description="The Kubernetes cluster that is meant, unless one is named."),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class PlanShape(Shape, frozen=True, kw_only=True):
@@ -373,14 +380,15 @@ def _secret(name: str, tree: object, place: Place, known: Kinds) -> SecretPlan:
     entry = mapping(tree, place, _FIXES["strategy"])
     shape = _shape(entry, place)
     require_keys(entry, shape, place, _FIXES)
+    # First: of a mistake in them, these say more than the shape as a whole.
+    readers, cluster = follow_plan.consumers(entry, place, known)
+    copies = follow_plan.copies(entry, place, known)
     if shape is GenerateShape:
         policy = PasswordPolicy()
         made = kinds.read(entry["generate"], place.at("generate"))
         planned = SecretPlan(Strategy.GENERATE, None, None, None, policy, generate=made)
     else:
         planned = _login(name, entry, shape, place)
-    readers, cluster = follow_plan.consumers(entry, place, known)
-    copies = follow_plan.copies(entry, place, known)
     return replace(planned, deliver=copies, refresh=readers, cluster=cluster)
 
 

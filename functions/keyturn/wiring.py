@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -659,6 +660,12 @@ def _matches(ref: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
+def _name_in(pattern: str) -> str:
+    """Return what *pattern* says of a secret's name: an ARN ends in six characters of its own."""
+    found = re.search(r":secret:(.+)-.{6}$", pattern)
+    return found[1] if found else pattern
+
+
 def _is_arn(name: str) -> bool:
     return name.startswith("arn:")
 
@@ -1041,7 +1048,9 @@ def _modules(package: ModuleType, *, like: str = "") -> Iterator[Any]:
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
-    if not _matches(name, settings.admin_secrets):
+    allowed = settings.admin_secrets
+    # A plan may give the name alone: then it is one of this account, in this region.
+    if not _matches(name, allowed if _is_arn(name) else tuple(map(_name_in, allowed))):
         raise Denied(
             f"the admin secret {name[:200]!a} is not one that KEYTURN_ADMIN_SECRETS allows",
             remedy="List the admin secret in KEYTURN_ADMIN_SECRETS, if it is the right one.",

@@ -1411,3 +1411,49 @@ class TestWhatFollows:
         )
 
         assert "names one place twice" in refusal(twice)[0]
+
+
+CLUSTERS = """\
+version: 1
+defaults: {cluster: {eks: prod, region: eu-west-1}}
+secrets:
+  a: {strategy: single-user, refresh: {consumers: []}}
+  b:
+    strategy: single-user
+    refresh: {cluster: {gke: projects/p/locations/l/clusters/c}, consumers: []}
+"""
+
+
+class TestClusters:
+    def test_one_is_meant_by_all_or_by_a_secret(self) -> None:
+        found = read(CLUSTERS)
+
+        assert found.cluster == ClusterShape(eks="prod", region="eu-west-1")
+        assert found.secrets["a"].cluster is None
+        assert found.secrets["b"].cluster == ClusterShape(gke="projects/p/locations/l/clusters/c")
+
+    @pytest.mark.parametrize(
+        "old,new,place,fact",
+        [
+            ("eks: prod, ", "", "defaults.cluster", "is not exactly one of eks, gke and server"),
+            ("eks: prod", "eks: prod, server: 'https://k'", "defaults.cluster", "exactly one"),
+            ("{eks: prod, region: eu-west-1}", "prod", "defaults.cluster", "is not a mapping"),
+            ("region:", "regoin:", "defaults.cluster.regoin", "is not a key"),
+            ("eks: prod", "eks: ''", "defaults.cluster.eks", "is empty"),
+            ("gke: projects/p", "gke: p", "secrets.b.refresh.cluster.gke", "is not written as"),
+            (
+                "gke: projects/p/locations/l/clusters/c",
+                "server: k",
+                "secrets.b.refresh.cluster.server",
+                "is not written as",
+            ),
+            ("{consumers: []}}\n  b", "{}}\n  b", "secrets.a.refresh", "has no `consumers`"),
+            ("consumers: []}}\n  b", "consumers: 7}}\n  b", "a.refresh.consumers", "not a list"),
+        ],
+    )
+    def test_is_refused_at_its_place(self, old: str, new: str, place: str, fact: str) -> None:
+        said, remedy = refusal(CLUSTERS.replace(old, new, 1))
+
+        assert place in said
+        assert fact in said
+        assert remedy
