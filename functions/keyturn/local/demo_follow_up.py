@@ -28,7 +28,7 @@ import boto3
 from keyturn.destinations.s3_blob import VERSION
 from keyturn.local.cloud import APP_USER, LocalCloud
 from keyturn.local.database import Engine
-from keyturn.local.demo_aftermath import Aftermath, Heard, Moment
+from keyturn.local.demo_aftermath import TICKS, Aftermath, Heard, Moment
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import Happening
 
@@ -37,10 +37,7 @@ BUCKET, NAMESPACE, WORKLOAD, REPLICAS = "copies", "orders", "api", 3
 OPERATOR_KEY_ID = "DEMOOPERATOR"
 
 TICK = timedelta(minutes=5)
-TICKS = 14
-"""An hour's grace, and the two looks."""
-
-PLACES = ("S3 copy", "Kubernetes Secret", *(f"pod {n}" for n in range(1, REPLICAS + 1)))
+PLACES = ("S3 copy", "K8s Secret db", *(f"pod {n}" for n in range(1, REPLICAS + 1)))
 
 PLAN = """\
 version: 1
@@ -135,7 +132,7 @@ class _Act:
     cluster: FakeKubernetes
     report: Report
     moments: list[Moment] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    heard: dict[str, Heard] = field(default_factory=dict)
     logins: int = 0
     refused: int = 0
 
@@ -148,13 +145,18 @@ class _Act:
         for tick in range(TICKS + 1):
             if tick:
                 self.cloud.aws.advance(TICK)
-            # The cluster's controllers work all the time; here they are given their turn.
-            self.cluster.settle()
             self._note(began, old)
             self._listen(queue, began)
+            # The cluster's controllers work all the time; here they get their turn after each look.
+            self.cluster.settle()
             self.report(f"{tick * 5} minutes later", tick)
         return Aftermath(
-            SECRET, PLACES, tuple(self.moments), tuple(self.heard), self.refused, self.logins
+            SECRET,
+            PLACES,
+            tuple(self.moments),
+            tuple(self.heard.values()),
+            self.refused,
+            self.logins,
         )
 
     def _set_the_stage(self) -> str:
@@ -211,7 +213,9 @@ class _Act:
                     told = json.loads(body["Message"])
                     at = datetime.fromisoformat(told["at"])
                     at_min = max(0.0, (at - began).total_seconds() / 60)
-                    self.heard.append(Heard(at_min, Happening(told["happening"]), told["fact"]))
+                    # At least once is the promise: what comes twice has the same id.
+                    said = Heard(at_min, Happening(told["happening"]), told["fact"])
+                    self.heard.setdefault(told["id"], said)
 
     def _copied(self) -> str:
         """Return which version the object in S3 is, by what it says."""
