@@ -6,18 +6,13 @@ Where we are stricter on purpose, the row says so, and both verdicts are asserte
 from __future__ import annotations
 
 import itertools
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from conftest import need
 from keyturn.kubernetes.rollout import Stage, Workload, rollout
-from keyturn.local.kubernetes import FakeKubernetes
-from keyturn.testing.certificates import Authority
+from kubectl import KUBECTL, Kubectl, running
 from rollouts import DAEMON_SET, DEPLOYMENT, STATEFUL_SET, TABLE, Json, Row
 
 PLURALS = {
@@ -28,45 +23,21 @@ PLURALS = {
 DONE = ("successfully rolled out", "roll out complete", "rolling update complete")
 
 
-class Kubectl:
-    """kubectl, with a cluster of its own."""
+def shows(kubectl: Kubectl, row: Row) -> Json:
+    """Put the object there: created, changed once, and reported on."""
+    made = row.made()
+    kubectl.cluster.put(made)
+    made["spec"]["template"]["metadata"]["annotations"] = {"changed": "once"}
+    kubectl.cluster.put({**made, "status": row.status})
+    found = kubectl.cluster.get(PLURALS[row.kind], "default", row.name)
+    assert found is not None
+    return found
 
-    def __init__(self, cluster: FakeKubernetes, folder: Path) -> None:
-        self.cluster = cluster
-        self._home = folder
-        # Not under pytest's folder: it holds a token.
-        (folder / "config").write_text(cluster.kubeconfig())
 
-    def shows(self, row: Row) -> Json:
-        """Put the object there: created, changed once, and reported on."""
-        made = row.made()
-        self.cluster.put(made)
-        made["spec"]["template"]["metadata"]["annotations"] = {"changed": "once"}
-        self.cluster.put({**made, "status": row.status})
-        found = self.cluster.get(PLURALS[row.kind], "default", row.name)
-        assert found is not None
-        return found
-
-    def rollout_status(self, kind: Workload, *names: str) -> str:
-        """Ask once; what it says on both channels."""
-        asked = [f"{PLURALS[kind]}/{name}" for name in names]
-        done = subprocess.run(
-            ["kubectl", "rollout", "status", *asked, "--watch=false"],  # noqa: S607  # as installed
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={
-                "PATH": str(Path(shutil.which("kubectl") or "").parent),
-                "HOME": str(self._home),
-                "KUBECONFIG": str(self._home / "config"),
-            },
-        )
-        return done.stdout + done.stderr
-
-    def judges(self, kind: Workload, name: str) -> Stage:
-        """Tell what it makes of one."""
-        return verdict(self.rollout_status(kind, name))
+def rollout_status(kubectl: Kubectl, kind: Workload, *names: str) -> str:
+    asked = [f"{PLURALS[kind]}/{name}" for name in names]
+    _, said = kubectl.run("rollout", "status", *asked, "--watch=false")
+    return said
 
 
 def verdict(said: str) -> Stage:
@@ -82,22 +53,16 @@ def verdict(said: str) -> Stage:
 
 @pytest.fixture(scope="module")
 def kubectl() -> Iterator[Kubectl]:
-    need(
-        present=shutil.which("kubectl") is not None,
-        what="kubectl",
-        install="kubernetes.io/docs/tasks/tools",
-    )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with FakeKubernetes(authority=Authority(folder, "cluster")) as cluster:
-            yield Kubectl(cluster, folder)
+    need(present=KUBECTL is not None, what="kubectl", install="apt install kubernetes-client")
+    with running() as made:
+        yield made
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_kubectl_and_we_agree(kubectl: Kubectl, row: Row) -> None:
-    found = kubectl.shows(row)
+    found = shows(kubectl, row)
 
-    theirs = kubectl.judges(row.kind, row.name)
+    theirs = verdict(rollout_status(kubectl, row.kind, row.name))
     ours = rollout(row.kind, found).stage
 
     assert (theirs, ours) == (row.kubectl, row.ours)
@@ -170,9 +135,9 @@ def test_nothing_is_complete_for_us_that_is_not_for_kubectl(
         Row(f"state-{number:03}", kind, spec, status, *stages)
         for number, (spec, status) in enumerate(itertools.islice(states(), 0, None, step))
     ]
-    found = [kubectl.shows(row) for row in rows]
+    found = [shows(kubectl, row) for row in rows]
 
-    said = kubectl.rollout_status(kind, *(row.name for row in rows)).splitlines()
+    said = rollout_status(kubectl, kind, *(row.name for row in rows)).splitlines()
     theirs = [verdict(line) for line in said]
     ours = [rollout(kind, each).stage for each in found]
 

@@ -92,7 +92,7 @@ class FakeKubernetes:
         unseal: What the Sealed Secrets controller can read: from a SealedSecret to its values by
             name. Raises ValueError for one that it cannot unseal.
         is_broken: Tells whether a container of that image never gets ready.
-        log: Every request since the start.
+        requests: Every one since the start. `requests.clear()` forgets them.
     """
 
     def __init__(  # noqa: PLR0913  # each is a knob of its own, by name
@@ -114,6 +114,7 @@ class FakeKubernetes:
         self.runs: dict[str, Run] = {}
         self.objects = Objects(self.now, creates_namespaces=creates_namespaces)
         self.requests: list[Request] = []
+        self.watch_round = 0
         self._users: dict[str, User] = {}
         self.api = Api(self.objects, self._users)
         self._clock = clock
@@ -303,6 +304,12 @@ class FakeKubernetes:
     def forget_changes(self) -> None:
         """Forget which changes there were: who goes on from an older version is told 410."""
         self.objects.forget()
+
+    def end_watches(self) -> None:
+        """End the watches that are open, as the server may at any time."""
+        with self.objects.changed:
+            self.watch_round += 1
+            self.objects.changed.notify_all()
 
     def _will(self, fault: Fault) -> None:
         with self._lock:

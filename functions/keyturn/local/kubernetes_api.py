@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from keyturn.local import kubernetes_protobuf
 from keyturn.local.kubernetes_discovery import REVIEWS, document
 from keyturn.local.kubernetes_kinds import Kind
 from keyturn.local.kubernetes_objects import Key, Objects
@@ -27,7 +28,7 @@ from keyturn.local.kubernetes_rbac import (
     refusal_text,
     rules_of,
 )
-from keyturn.local.kubernetes_rules import Refusal
+from keyturn.local.kubernetes_rules import Refusal, Unfit, invalid
 from keyturn.local.kubernetes_selectors import Meets, by_fields, by_labels, page, wanted_fields
 
 Json = dict[str, Any]
@@ -93,7 +94,7 @@ class Watch:
     namespace: str
     meets: Meets
     since: int | None
-    timeout_s: float
+    timeout_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +142,14 @@ class Api:
         self.objects = objects
         self._users = users
 
-    def answer(self, request: Request, body: bytes, media_type: str, authorization: str) -> Answer:
+    def answer(self, request: Request, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Do what is asked.
 
         Raises:
             Refusal: The answer is an error.
         """
-        user = self._authenticated(authorization)
+        media_type = headers.get("content-type", "application/json").partition(";")[0].strip()
+        user = self._acting(headers)
         found = self._about_itself(request, user)
         if found is not None:
             return Answer(200, found)
@@ -166,6 +168,17 @@ class Api:
         if request.verb in {"get", "list", "watch"}:
             return self._read(request, kind)
         return self._write(request, kind, _decoded(body, media_type), media_type)
+
+    def _acting(self, headers: Mapping[str, str]) -> User:
+        """Return who asks, or as whom he acts (User impersonation)."""
+        user = self._authenticated(headers.get("authorization", ""))
+        name = headers.get("impersonate-user")
+        if name is None:
+            return user
+        question = Question("impersonate", "", "users", "", name)
+        if not is_allowed(self.objects, user, question):
+            raise Refusal(403, "Forbidden", refusal_text(user, question))
+        return User(name, ("system:authenticated",))
 
     def _authenticated(self, authorization: str) -> User:
         scheme, _, token = authorization.partition(" ")
@@ -276,9 +289,12 @@ class Api:
 
     def _update(self, request: Request, kind: Kind, body: Any) -> Json:
         made = _meant(kind, request, body)
-        return self.objects.update(
-            kind, _key(kind, request), made, request.resource.partition("/")[2]
-        )
+        if kind.is_custom and not (made.get("metadata") or {}).get("resourceVersion"):
+            says = "Invalid value: 0x0: must be specified for an update"
+            fault = Unfit("FieldValueInvalid", "metadata.resourceVersion", says)
+            raise invalid(kind, request.name, [fault])
+        part = request.resource.partition("/")[2]
+        return self.objects.update(kind, _key(kind, request), made, part)
 
     def _delete(self, request: Request, kind: Kind, options: Json) -> Answer:
         key = _key(kind, request)
@@ -315,7 +331,10 @@ def shown(kind: Kind, version: str, one: Json) -> Json:
 
 def _watch(request: Request, kind: Kind, meets: Meets) -> Watch:
     since = request.query.get("resourceVersion", "")
-    timeout_s = float(request.query.get("timeoutSeconds") or 1800)
+    try:
+        timeout_s = int(request.query.get("timeoutSeconds") or 1800)
+    except ValueError:
+        raise Refusal(400, "BadRequest", "timeoutSeconds is no whole number") from None
     return Watch(
         kind,
         request.version,
@@ -349,6 +368,10 @@ def _decoded(body: bytes, media_type: str) -> Any:
     if not body:
         return None
     try:
+        if media_type == kubernetes_protobuf.MEDIA_TYPE:
+            made = kubernetes_protobuf.decoded(body)
+            if made is not None:
+                return made
         if media_type == "application/yaml":
             return yaml.safe_load(body)
         if media_type.endswith("json"):

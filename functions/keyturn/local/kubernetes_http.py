@@ -68,6 +68,7 @@ class Listener(Protocol):
     """What the wire asks of the cluster."""
 
     api: Api
+    watch_round: int
 
     def fault(self, request: Request) -> Fault | None:
         """Take a request to the log, and return what becomes of it."""
@@ -169,9 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             says = f"Request entity too large: limit is {MAX_BODY_BYTES}"
             return Answer(413, _status(Refusal(413, "RequestEntityTooLarge", says)))
         try:
-            media_type = (self.headers.get("Content-Type") or "application/json").partition(";")[0]
-            token = self.headers.get("Authorization") or ""
-            return self.server.listener.api.answer(request, body, media_type.strip(), token)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            return self.server.listener.api.answer(request, body, headers)
         except Refusal as refusal:
             return Answer(refusal.code, _status(refusal) if refusal.reason else str(refusal))
 
@@ -209,19 +209,28 @@ class _Handler(BaseHTTPRequestHandler):
     def _watched(self, watch: Watch) -> Iterator[tuple[str, Json]]:
         objects = self.server.listener.api.objects
         deadline = time.monotonic() + watch.timeout_s
+        now_round = self.server.listener.watch_round
         with objects.lock:
             seen = objects.version if watch.since is None else watch.since
             first = objects.every(watch.kind, watch.namespace) if watch.since is None else []
-        yield from (("ADDED", shown(watch.kind, watch.version, each))
-                    for _, each in first if watch.meets(each))  # fmt: skip
-        while (left_s := deadline - time.monotonic()) > 0 and not self.server.is_stopping.is_set():
-            with objects.changed:
-                events = objects.since(seen)
-                if not events:
-                    objects.changed.wait(left_s)
-                    continue
-            seen = events[-1].version
+        chosen = [each for _, each in first if watch.meets(each)]
+        yield from (("ADDED", shown(watch.kind, watch.version, each)) for each in chosen)
+        while (left_s := deadline - time.monotonic()) > 0 and self._goes_on(now_round):
+            events = self._news(seen, left_s, now_round)
+            seen = max([seen, *(event.version for event in events)])
             yield from _as_watched(watch, events)
+
+    def _news(self, seen: int, wait_s: float, now_round: int) -> list[Event]:
+        objects = self.server.listener.api.objects
+        with objects.changed:
+            objects.changed.wait_for(
+                lambda: objects.version > seen or not self._goes_on(now_round), wait_s
+            )
+            return objects.since(seen)
+
+    def _goes_on(self, now_round: int) -> bool:
+        is_stopping = self.server.is_stopping.is_set()
+        return self.server.listener.watch_round == now_round and not is_stopping
 
 
 def _as_watched(watch: Watch, events: list[Event]) -> Iterator[tuple[str, Json]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -52,8 +52,8 @@ class Run:
     """
 
     pod: str
-    variables: Mapping[str, Values]
-    files: Mapping[str, Values]
+    variables: Mapping[str, Values] = field(repr=False)
+    files: Mapping[str, Values] = field(repr=False)
     versions: Mapping[str, str]
     mounts: Mapping[str, str]
     synced_at: datetime

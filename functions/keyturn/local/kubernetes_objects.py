@@ -26,7 +26,7 @@ from keyturn.local.kubernetes_patches import (
     merged,
     strategically_merged,
 )
-from keyturn.local.kubernetes_rules import Fault, Refusal, check, complete, invalid
+from keyturn.local.kubernetes_rules import Refusal, Unfit, check, complete, invalid
 
 Json = dict[str, Any]
 
@@ -250,7 +250,7 @@ class Objects:
             metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
         if not metadata.get("name"):
             says = "Required value: name or generateName is required"
-            raise invalid(kind, "", [Fault("FieldValueRequired", "metadata.name", says)])
+            raise invalid(kind, "", [Unfit("FieldValueRequired", "metadata.name", says)])
         if not kind.is_namespaced:
             return Key(kind.group, kind.plural, "", metadata["name"])
         if metadata.setdefault("namespace", namespace) != namespace:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -46,6 +47,34 @@ _NEEDED = {
 """Type of a Secret -> the keys that it must have."""
 
 
+_DEFAULTS: dict[str, Json] = {
+    "daemonsets": {
+        "revisionHistoryLimit": 10,
+        "updateStrategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+        },
+    },
+    "deployments": {
+        "progressDeadlineSeconds": 600,
+        "replicas": 1,
+        "revisionHistoryLimit": 10,
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"},
+        },
+    },
+    "replicasets": {"replicas": 1},
+    "statefulsets": {
+        "podManagementPolicy": "OrderedReady",
+        "replicas": 1,
+        "revisionHistoryLimit": 10,
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+    },
+}
+"""What a workload's spec has if it does not say (API reference, apps/v1)."""
+
+
 class Refusal(Exception):
     """An answer that is an error. Never says a value that is or may be secret.
 
@@ -62,7 +91,7 @@ class Refusal(Exception):
         self.details = details or {}
 
 
-class Fault(NamedTuple):
+class Unfit(NamedTuple):
     """What is wrong with one field."""
 
     reason: str
@@ -70,7 +99,7 @@ class Fault(NamedTuple):
     says: str
 
 
-def invalid(kind: Kind, name: str, faults: list[Fault]) -> Refusal:
+def invalid(kind: Kind, name: str, faults: list[Unfit]) -> Refusal:
     """Return the refusal of an object that is not valid (422)."""
     said = [f"{fault.field}: {fault.says}" for fault in faults]
     text = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
@@ -91,10 +120,10 @@ def complete(kind: Kind, made: Json) -> None:
     """
     if kind.plural == "secrets":
         _complete_secret(made)
-    if kind.plural in {"deployments", "replicasets", "statefulsets"}:
-        made.setdefault("spec", {}).setdefault("replicas", 1)
-    if kind.plural == "deployments":
-        made["spec"].setdefault("progressDeadlineSeconds", 600)
+    if kind.plural in _DEFAULTS:
+        spec = made.setdefault("spec", {})
+        for field, value in _DEFAULTS[kind.plural].items():
+            spec.setdefault(field, copy.deepcopy(value))
 
 
 def _complete_secret(made: Json) -> None:
@@ -139,7 +168,7 @@ def check(kind: Kind, made: Json, old: Json | None) -> None:
         raise invalid(kind, made["metadata"]["name"], faults)
 
 
-def _metadata_faults(kind: Kind, metadata: Json) -> Iterator[Fault]:
+def _metadata_faults(kind: Kind, metadata: Json) -> Iterator[Unfit]:
     name = metadata["name"]
     form = _LABEL if kind.plural == "namespaces" else _SUBDOMAIN
     if kind.plural not in _PATH_NAMES and not (form.fullmatch(name) and len(name) <= _LONGEST_NAME):
@@ -154,7 +183,7 @@ def _metadata_faults(kind: Kind, metadata: Json) -> Iterator[Fault]:
             if not _is_qualified(key.lower() if field == "annotations" else key):
                 yield _wrong(f"metadata.{field}", key, "name part must be a qualified name")
             if not isinstance(value, str):
-                yield Fault("FieldValueInvalid", f"metadata.{field}", "must be a string")
+                yield Unfit("FieldValueInvalid", f"metadata.{field}", "must be a string")
             elif field == "labels" and value and not _NAME_PART.fullmatch(value):
                 yield _wrong("metadata.labels", value, "a valid label must be an empty string or")
     size = sum(len(f"{k}{v}".encode()) for k, v in (metadata.get("annotations") or {}).items())
@@ -162,13 +191,13 @@ def _metadata_faults(kind: Kind, metadata: Json) -> Iterator[Fault]:
         yield _too_long("metadata.annotations", MAX_ANNOTATION_BYTES)
 
 
-def _wrong(field: str, value: str, says: str) -> Fault:
-    return Fault("FieldValueInvalid", field, f"Invalid value: {json.dumps(value)}: {says}")
+def _wrong(field: str, value: str, says: str) -> Unfit:
+    return Unfit("FieldValueInvalid", field, f"Invalid value: {json.dumps(value)}: {says}")
 
 
-def _too_long(field: str, limit_bytes: int) -> Fault:
+def _too_long(field: str, limit_bytes: int) -> Unfit:
     says = f"Too long: may not be more than {limit_bytes} bytes"
-    return Fault("FieldValueTooLong", field, says)
+    return Unfit("FieldValueTooLong", field, says)
 
 
 def _is_qualified(key: str) -> bool:
@@ -178,7 +207,7 @@ def _is_qualified(key: str) -> bool:
     return _NAME_PART.fullmatch(name) is not None
 
 
-def _secret_faults(made: Json) -> Iterator[Fault]:
+def _secret_faults(made: Json) -> Iterator[Unfit]:
     data: Json = made.get("data") or {}
     for key in data:
         if not _DATA_KEY.fullmatch(key):
@@ -188,13 +217,13 @@ def _secret_faults(made: Json) -> Iterator[Fault]:
         yield _too_long("data", MAX_SECRET_BYTES)
     for key in _NEEDED.get(made["type"], ()):
         if key not in data:
-            yield Fault("FieldValueRequired", f"data[{key}]", "Required value")
+            yield Unfit("FieldValueRequired", f"data[{key}]", "Required value")
     if made["type"] == "kubernetes.io/basic-auth" and not {"username", "password"} & set(data):
-        yield Fault("FieldValueRequired", "data[username]", "Required value")
+        yield Unfit("FieldValueRequired", "data[username]", "Required value")
     text = data.get(".dockerconfigjson")
     if made["type"] == "kubernetes.io/dockerconfigjson" and text and not _is_json(text):
         says = 'Invalid value: "<secret contents redacted>": invalid character'
-        yield Fault("FieldValueInvalid", "data[.dockerconfigjson]", says)
+        yield Unfit("FieldValueInvalid", "data[.dockerconfigjson]", says)
 
 
 def _is_json(encoded: str) -> bool:
@@ -205,7 +234,7 @@ def _is_json(encoded: str) -> bool:
     return True
 
 
-def _fixed_faults(made: Json, old: Json) -> Iterator[Fault]:
+def _fixed_faults(made: Json, old: Json) -> Iterator[Unfit]:
     """What may not change: a Secret's type, and all of an immutable one."""
     if old and made["type"] != old["type"]:
         yield _wrong("type", made["type"], "field is immutable")
@@ -213,22 +242,22 @@ def _fixed_faults(made: Json, old: Json) -> Iterator[Fault]:
         return
     says = "Forbidden: field is immutable when `immutable` is set"
     if not made.get("immutable"):
-        yield Fault("FieldValueForbidden", "immutable", says)
+        yield Unfit("FieldValueForbidden", "immutable", says)
     if (made.get("data") or {}) != (old.get("data") or {}):
-        yield Fault("FieldValueForbidden", "data", says)
+        yield Unfit("FieldValueForbidden", "data", says)
 
 
-def _workload_faults(made: Json, old: Json) -> Iterator[Fault]:
+def _workload_faults(made: Json, old: Json) -> Iterator[Unfit]:
     spec: Json = made.get("spec") or {}
     chosen: Json = (spec.get("selector") or {}).get("matchLabels") or {}
     template: Json = spec.get("template") or {}
     labels: Json = (template.get("metadata") or {}).get("labels") or {}
     if not chosen:
-        yield Fault("FieldValueRequired", "spec.selector", "Required value")
+        yield Unfit("FieldValueRequired", "spec.selector", "Required value")
     elif not chosen.items() <= labels.items():
         says = "`selector` does not match template `labels`"
-        yield Fault("FieldValueInvalid", "spec.template.metadata.labels", f"Invalid value: {says}")
+        yield Unfit("FieldValueInvalid", "spec.template.metadata.labels", f"Invalid value: {says}")
     if not (template.get("spec") or {}).get("containers"):
-        yield Fault("FieldValueRequired", "spec.template.spec.containers", "Required value")
+        yield Unfit("FieldValueRequired", "spec.template.spec.containers", "Required value")
     if old and spec.get("selector") != old["spec"].get("selector"):
-        yield Fault("FieldValueInvalid", "spec.selector", "field is immutable")
+        yield Unfit("FieldValueInvalid", "spec.selector", "field is immutable")
