@@ -465,6 +465,7 @@ def test_what_could_never_follow_is_refused_before_it_is_told(
     assert fact in str(error)
     assert remedy in error.remedy
     assert site.patches() == 0
+    assert fact in site.consumer().verify(version(V1)).waits_for
 
 
 # ---------------------------------------------------------------------------- at most one restart

@@ -20,6 +20,7 @@ from keyturn.model import Credential, RotationId, Sensitive, Surroundings, Versi
 from keyturn.ports import Pickup, Sight
 from keyturn.testing.contracts import MADE_AT
 from kubectl import KUBECTL, Kubectl, running
+from rollouts import TABLE
 
 SECRET = "prod/orders/db"
 KINDS = {
@@ -199,7 +200,8 @@ def test_a_pause_is_refused_until_it_is_resumed(deployment: Site) -> None:
     deployment.consumer.preflight()
 
 
-def test_the_docs_show_the_annotation_of_their_example() -> None:
+def test_the_docs_show_the_annotation_of_their_example_and_the_size_of_the_table() -> None:
     shown: list[Any] = re.findall(r"version\.keyturn\.dev/[a-z0-9-]*[a-z0-9]", DOCS.read_text())
 
     assert {*shown} == {mark_of(SECRET)}
+    assert f"in a table of {len(TABLE)} states" in DOCS.read_text()

@@ -147,7 +147,8 @@ class Restarted:
         found = self._found()
         mark = f"{found['metadata']['resourceVersion']} {self._state(found)}"
         if self._told(found) != version.rotation_id:
-            return Sight(Pickup.UNTOLD, mark)
+            blocked = obstacle(self._kind, found)
+            return Sight(Pickup.UNTOLD, mark, f"it {blocked.fact}" if blocked else "")
         carried = annotations_of(found["spec"]["template"].get("metadata")).get(self._mark)
         if carried != version.rotation_id:
             says = f"version {shown(carried)}" if carried else "no version"
