@@ -160,9 +160,7 @@ def _sbox() -> bytes:
     for byte in range(256):
         inverse = exponent[(255 - logarithm[byte]) % 255] if byte else 0
         bits = inverse * 0x101
-        made[byte] = 0x63 ^ (
-            (inverse ^ bits >> 7 ^ bits >> 6 ^ bits >> 5 ^ bits >> 4) & 0xFF
-        )
+        made[byte] = 0x63 ^ ((inverse ^ bits >> 7 ^ bits >> 6 ^ bits >> 5 ^ bits >> 4) & 0xFF)
     return bytes(made)
 
 
@@ -240,7 +238,8 @@ def gcm_opened(key: bytes, nonce: bytes, body: bytes) -> bytes:
     if not hmac.compare_digest(_xor(digest, aes.block(nonce + struct.pack(">I", 1))), tag):
         raise RefusedError("another tag")
     stream = (
-        aes.block(nonce + struct.pack(">I", count)) for count in range(2, 2 - -len(cipher) // 16 + 2)
+        aes.block(nonce + struct.pack(">I", count))
+        for count in range(2, 2 - -len(cipher) // 16 + 2)
     )
     return b"".join(
         _xor(block, next(stream)[: len(block)])

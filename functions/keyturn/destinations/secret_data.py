@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from keyturn import document, rendering
 from keyturn.errors import Misconfigured
@@ -20,6 +20,9 @@ MAX_BYTES = 1_048_576
 
 KEY = r"^(?!\.\.)(?!\.$)[-._a-zA-Z0-9]{1,253}$"
 """A key of a Secret (IsConfigMapKey): `.`, and what begins with `..`, would be other files."""
+
+OPAQUE = "Opaque"
+"""The type of a Secret that names none."""
 
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/basic-auth": ("username", "password"),
@@ -62,6 +65,26 @@ def data(text: Sensitive, key: str | None, type_: str, where: str) -> Mapping[st
             )
     _require_json(found.get(".dockerconfigjson"), type_, where)
     return found
+
+
+def require_members(form: str, where: str) -> None:
+    """Refuse a form that has no members, for want of a key that holds all of it."""
+    if form != rendering.Form.JSON:
+        _refuse(where, f"`form: {form}` goes with a `key` only")
+
+
+def require_changeable(old: Mapping[str, Any], type_: str, where: str) -> None:
+    """Refuse what the API refuses of a Secret, or of a template of one, that is there already."""
+    if old.get("immutable"):
+        raise Misconfigured(
+            f"{where} is immutable", remedy="Delete it; it is made anew, and can be changed then."
+        )
+    found = old.get("type") or OPAQUE
+    if found != type_:
+        raise Misconfigured(
+            f"{where} has the type {found}, which cannot be changed to {type_}",
+            remedy="Delete it, or write its type in the plan.",
+        )
 
 
 def plain(text: Sensitive, where: str) -> bytes:
