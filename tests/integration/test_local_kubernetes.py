@@ -832,12 +832,15 @@ def test_it_speaks_tls_with_a_certificate_of_the_given_authority(tmp_path: Path)
 
 
 def test_it_starts_and_stops_quickly() -> None:
-    started = time.monotonic()
+    """With an answer in between. The best of three: other tests may keep the machine busy."""
+    took_s = []
+    for _ in range(3):
+        started = time.monotonic()
+        with FakeKubernetes(["shop"]) as cluster, Client(cluster, cluster.token()) as client:
+            client.get(SECRETS)
+        took_s.append(time.monotonic() - started)
 
-    with FakeKubernetes(["shop"]) as cluster, Client(cluster, cluster.token()) as client:
-        client.get(SECRETS)
-
-    assert time.monotonic() - started < 0.3
+    assert min(took_s) < 0.3
 
 
 def test_it_answers_many_at_once(cluster: FakeKubernetes) -> None:
