@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clusters import Json, external, restarted, secret, workload
 from keyturn.local.kubernetes import FakeKubernetes
+from keyturn.local.kubernetes_kubelet import is_ready
 from keyturn.local.kubernetes_patches import strategically_merged
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -161,6 +165,58 @@ def test_a_pod_waits_for_its_secret(cluster: FakeKubernetes) -> None:
     assert status(cluster, "deployments")["availableReplicas"] == 3
 
 
+def test_a_pod_can_do_without_an_optional_secret(cluster: FakeKubernetes) -> None:
+    cluster.delete("secrets", "shop", "db")
+    source = {"secretRef": {"name": "db", "optional": True}}
+    containers = [{"name": "app", "image": "app:1", "envFrom": [source]}]
+    cluster.put(workload("Deployment", replicas=1, containers=containers))
+
+    cluster.settle()
+
+    [run] = cluster.runs_with("shop", "web")
+    assert run.variables == {}
+
+
+@settings(deadline=None)  # a rollout takes as long as the machine is busy
+@given(
+    replicas=st.integers(0, 6),
+    surge=st.sampled_from([0, 1, 3, "25%", "100%"]),
+    unavailable=st.sampled_from([0, 1, 2, "25%", "50%"]),
+    interruptions=st.lists(st.integers(0, 6), max_size=3),
+)
+def test_a_rollout_keeps_to_its_strategy_and_ends(
+    replicas: int, surge: int | str, unavailable: int | str, interruptions: list[int]
+) -> None:
+    """Deployments, "Max Unavailable", "Max Surge"; also when the next one begins meanwhile."""
+    cluster = FakeKubernetes(["shop"], clock=lambda: START)  # without its server
+    cluster.put(secret())
+    one = workload("Deployment", replicas=replicas)
+    rolling = {"maxSurge": surge, "maxUnavailable": unavailable}
+    one["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": rolling}
+    cluster.put(one)
+    cluster.settle()
+    most = replicas + _count(surge, replicas, math.ceil)
+    fewest = replicas - (_count(unavailable, replicas, math.floor) or int(most == replicas))
+
+    for number, steps in enumerate([*interruptions, 1_000]):
+        change(cluster, "deployments", restarted(str(number)), "web")
+        for _ in range(steps):
+            if not cluster.step():
+                break
+            pods = cluster.list("pods", "shop")
+            assert len(pods) <= most
+            assert sum(is_ready(pod) for pod in pods) >= fewest
+
+    read = status(cluster, "deployments")
+    assert condition(read, "Progressing")["reason"] == "NewReplicaSetAvailable"
+    marks = {pod["metadata"]["annotations"]["mark"] for pod in cluster.list("pods", "shop")}
+    assert marks == ({str(len(interruptions))} if replicas else set())
+
+
+def _count(value: int | str, of: int, rounded: Callable[[float], int]) -> int:
+    return value if isinstance(value, int) else rounded(of * int(value.rstrip("%")) / 100)
+
+
 def test_recreate_stops_all_before_it_starts_any(cluster: FakeKubernetes) -> None:
     one = workload("Deployment")
     one["spec"]["strategy"] = {"type": "Recreate"}
@@ -199,6 +255,13 @@ def test_what_a_deployment_owns_goes_with_it(cluster: FakeKubernetes) -> None:
     cluster.settle()
 
     assert cluster.list("pods", "shop") == cluster.list("replicasets", "shop") == []
+
+
+def test_what_is_in_a_namespace_goes_with_it(cluster: FakeKubernetes) -> None:
+    cluster.delete("namespaces", "", "shop")
+    cluster.settle()
+
+    assert cluster.list("secrets") == []
 
 
 # ---------------------------------------------------------------------- StatefulSets, DaemonSets
@@ -503,8 +566,8 @@ def test_the_annotations_are_copied_to_the_secret(
     copied, templated = (cluster.get("secrets", "shop", name) for name in ("db", "other"))
     assert copied is not None
     assert templated is not None
-    assert copied["metadata"]["annotations"] == {"force-sync": "a"}
-    assert templated["metadata"].get("annotations") == {}
+    assert copied["metadata"]["annotations"]["force-sync"] == "a"
+    assert "force-sync" not in templated["metadata"]["annotations"]
     assert remote
 
 
@@ -528,6 +591,24 @@ def test_a_failure_moves_neither_the_time_nor_the_version(
     for field in ("refreshTime", "syncedResourceVersion"):
         assert failed[field] == before[field] != again[field]
     assert condition(again, "Ready")["status"] == "True"
+
+
+@pytest.mark.parametrize("policy", ["Periodic", "CreatedOnce"])
+def test_what_somebody_has_changed_is_put_back(
+    cluster: FakeKubernetes, remote: dict[str, str], policy: str
+) -> None:
+    """external-secrets, isSecretValid."""
+    cluster.put(external(refreshPolicy=policy))
+    cluster.settle()
+
+    cluster.put(secret(text=SECOND))
+    cluster.settle()
+    after_a_change = value(cluster)
+    cluster.delete("secrets", "shop", "db")
+    cluster.settle()
+
+    assert (after_a_change, value(cluster)) == (FIRST, FIRST)
+    assert remote
 
 
 def test_a_secret_goes_with_the_external_secret_that_owns_it(

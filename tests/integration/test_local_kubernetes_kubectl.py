@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,7 +161,7 @@ def test_it_annotates_and_waits_for_the_sync(cluster: FakeKubernetes, kubectl: R
     assert ready.returncode == 0, ready.stderr
     assert marked.stdout.endswith("annotated\n"), marked.stderr
     assert found is not None
-    assert found["metadata"]["annotations"] == {"force-sync": "a"}
+    assert found["metadata"]["annotations"]["force-sync"] == "a"
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
@@ -291,3 +293,32 @@ def test_its_configuration_trusts_one_authority(cluster: FakeKubernetes) -> None
     [reach] = yaml.safe_load(cluster.kubeconfig())["clusters"]
 
     assert set(reach["cluster"]) == {"server", "certificate-authority-data"}
+
+
+def test_the_page_shows_how_kubectl_gets_in(tmp_path: Path) -> None:
+    """The example of docs/local.md as it stands; while it waits for Enter, kubectl looks on."""
+    need(present=KUBECTL is not None, what="kubectl", install="apt install kubernetes-client")
+    page = (Path(__file__).parents[2] / "docs" / "local.md").read_text(encoding="utf-8")
+    [example] = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "input(" in b]
+    shown = subprocess.Popen(
+        [sys.executable, "-c", example], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert shown.stdout is not None
+
+    first = shown.stdout.readline()
+    looked = subprocess.run(
+        [str(KUBECTL), "get", "namespaces", "-o", "name"],
+        env={
+            "HOME": str(tmp_path),
+            "KUBECONFIG": first.strip().partition("=")[2],
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    shown.communicate("\n", timeout=20)
+
+    assert "namespace/shop\n" in looked.stdout, looked.stderr
+    assert shown.returncode == 0

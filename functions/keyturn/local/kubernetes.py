@@ -10,7 +10,7 @@
         cluster.settle()                        # all controllers, until nothing changes any more
         cluster.get("secrets", "shop", "db")
         cluster.runs_with("shop", "web")        # which Secrets the pods of a workload run with
-        cluster.requests                        # verbs, paths and users; never a body
+        cluster.requests                        # verbs and paths; never a body
 
 What goes wrong, for the next requests, or those that `only` picks:
 
@@ -123,7 +123,6 @@ class FakeKubernetes:
         self._step_every_s = step_every_s
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._steps = threading.RLock()
         self._stack = ExitStack()
         self._port = 0
         for name in (*NAMESPACES, *namespaces):
@@ -247,7 +246,9 @@ class FakeKubernetes:
 
     def step(self) -> bool:
         """Let each controller do the next thing it has to do, and tell whether anything changed."""
-        with self._steps:
+        # Held for the whole step: no write of a client comes between what a controller has read
+        # and what it makes of it. The hooks are called inside.
+        with self.objects.lock:
             before = self.objects.version
             kubernetes_operators.step(self)
             kubernetes_kubelet.step(self)
@@ -284,10 +285,16 @@ class FakeKubernetes:
     # ------------------------------------------------------------------ what goes wrong
 
     def fail(
-        self, status: int, times: int = 1, *, retry_after_s: int | None = None, only: Only = _any
+        self,
+        status: int,
+        times: int = 1,
+        *,
+        retry_after_s: int | None = None,
+        says: str = "the test wanted it so",
+        only: Only = _any,
     ) -> None:
-        """Answer the next requests with an error, without an effect."""
-        self._will(Fault(times, only, status=status, retry_after_s=retry_after_s))
+        """Answer the next requests with an error that says something, without an effect."""
+        self._will(Fault(times, only, status=status, retry_after_s=retry_after_s, says=says))
 
     def drop(self, times: int = 1, *, only: Only = _any) -> None:
         """End the connection instead of an answer, without an effect."""

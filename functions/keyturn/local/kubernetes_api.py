@@ -269,10 +269,9 @@ class Api:
         meets = self._chosen(request, kind)
         if request.verb == "watch":
             return Answer(200, _watch(request, kind, meets))
-        limit, after = int(request.query.get("limit") or 0), request.query.get("continue", "")
+        limit, after = _whole(request, "limit", 0), request.query.get("continue", "")
         with self.objects.lock:
-            every = self.objects.every(kind, request.namespace)
-            found_all = [(key, each) for key, each in every if meets(each)]
+            found_all = self.objects.every(kind, request.namespace, meets)
             items, metadata = page(found_all, self.objects, limit, after)
         return Answer(
             200,
@@ -376,19 +375,22 @@ def _metadata_of(one: Json) -> Json:
 
 
 def _watch(request: Request, kind: Kind, meets: Meets) -> Watch:
-    since = request.query.get("resourceVersion", "")
-    try:
-        timeout_s = int(request.query.get("timeoutSeconds") or 1800)
-    except ValueError:
-        raise Refusal(400, "BadRequest", "timeoutSeconds is no whole number") from None
+    since = _whole(request, "resourceVersion", 0)
     return Watch(
         kind,
         request.version,
         request.namespace if kind.is_namespaced else "",
         meets,
-        int(since) if since not in {"", "0"} else None,
-        timeout_s,
+        since or None,
+        _whole(request, "timeoutSeconds", 1800),
     )
+
+
+def _whole(request: Request, parameter: str, default: int) -> int:
+    try:
+        return int(request.query.get(parameter) or default)
+    except ValueError:
+        raise Refusal(400, "BadRequest", f"{parameter} is no whole number") from None
 
 
 def _meant(kind: Kind, request: Request, body: Any) -> Json:

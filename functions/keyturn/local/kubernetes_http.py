@@ -52,6 +52,7 @@ class Fault:
         only: Which ones.
         status: The answer, without an effect; 0 is none.
         retry_after_s: In the answer's header.
+        says: The answer's message.
         hang_s: How long the request waits before the connection ends, without an effect.
         has_effect: The request is done, and its answer lost.
     """
@@ -60,6 +61,7 @@ class Fault:
     only: Callable[[Request], bool]
     status: int = 0
     retry_after_s: int | None = None
+    says: str = ""
     hang_s: float = 0
     has_effect: bool = False
 
@@ -250,7 +252,7 @@ def _as_watched(watch: Watch, events: list[Event]) -> Iterator[tuple[str, Json]]
 
 def _injected(fault: Fault) -> Answer:
     reason = _REASONS.get(fault.status, "InternalError")
-    answer = _status(Refusal(fault.status, reason, "the test wanted it so"))
+    answer = _status(Refusal(fault.status, reason, fault.says))
     headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
     return Answer(fault.status, answer, headers)
 

@@ -16,6 +16,7 @@ contents", SecretProviderClassPodStatus).
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from keyturn.local.kubernetes_objects import Key, Objects, timestamp
 
 Json = dict[str, Any]
 Values = Mapping[str, str]
+Reference = tuple[str, bool]  # a Secret's name, and whether the pod can do without it
 
 KUBELET_SYNC_S = 90
 """After which a volume's files show what the Secret holds, in seconds: the longest it takes."""
@@ -147,14 +149,14 @@ def _state(waits_for: str | None, since: str) -> Json:
 
 
 def _run(site: Site, pod: Json) -> Run:
-    variables = {name: _secret(site, pod, name) for name in sorted(set(_variables_of(pod)))}
-    files = {name: _secret(site, pod, name) for name in sorted(set(_volumes_of(pod)))}
+    variables = _secrets(site, pod, _variables_of(pod))
+    files = _secrets(site, pod, _volumes_of(pod))
     found = {**variables, **files}
     return Run(
         pod["metadata"]["name"],
         {name: _values(variables[name]) for name in variables},
         {name: _values(files[name]) for name in files},
-        {name: one["metadata"]["resourceVersion"] for name, one in found.items() if one},
+        {name: one["metadata"]["resourceVersion"] for name, one in found.items()},
         {
             each: version
             for name in sorted(set(_classes_of(pod)))
@@ -169,24 +171,28 @@ def _containers(pod: Json) -> list[Json]:
     return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
 
 
-def _variables_of(pod: Json) -> Iterator[str]:
+def _variables_of(pod: Json) -> Iterator[Reference]:
     for container in _containers(pod):
         for each in container.get("envFrom") or ():
             if "secretRef" in each:
-                yield each["secretRef"]["name"]
+                yield _reference(each["secretRef"], "name")
         for each in container.get("env") or ():
-            reference = (each.get("valueFrom") or {}).get("secretKeyRef")
-            if reference:
-                yield reference["name"]
+            source = (each.get("valueFrom") or {}).get("secretKeyRef")
+            if source:
+                yield _reference(source, "name")
 
 
-def _volumes_of(pod: Json) -> Iterator[str]:
+def _volumes_of(pod: Json) -> Iterator[Reference]:
     for volume in (pod.get("spec") or {}).get("volumes") or ():
         if "secret" in volume:
-            yield volume["secret"]["secretName"]
+            yield _reference(volume["secret"], "secretName")
         for source in (volume.get("projected") or {}).get("sources") or ():
             if "secret" in source:
-                yield source["secret"]["name"]
+                yield _reference(source["secret"], "name")
+
+
+def _reference(source: Json, field: str) -> Reference:
+    return source[field], bool(source.get("optional"))
 
 
 def _classes_of(pod: Json) -> Iterator[str]:
@@ -196,10 +202,19 @@ def _classes_of(pod: Json) -> Iterator[str]:
             yield csi["volumeAttributes"]["secretProviderClass"]
 
 
-def _secret(site: Site, pod: Json, name: str) -> Json:
-    found = site.objects.find(Key("", "secrets", pod["metadata"]["namespace"], name))
-    if found is None:
-        raise _NotThereError("CreateContainerConfigError")
+def _secrets(site: Site, pod: Json, references: Iterable[Reference]) -> dict[str, Json]:
+    """Return the Secrets that a pod refers to.
+
+    Raises:
+        _NotThereError: One is missing that is not optional.
+    """
+    found = {}
+    for name, is_optional in sorted(set(references)):
+        secret = site.objects.find(Key("", "secrets", pod["metadata"]["namespace"], name))
+        if secret is not None:
+            found[name] = secret
+        elif not is_optional:
+            raise _NotThereError("CreateContainerConfigError")
     return found
 
 
@@ -215,17 +230,22 @@ def _sync(site: Site, pod: Json) -> None:
     uid = pod["metadata"]["uid"]
     run = site.runs.get(uid)
     if run is None:  # it was put there, ready, by a test
-        run = site.runs[uid] = _run(site, pod)
+        with contextlib.suppress(_NotThereError):
+            site.runs[uid] = _run(site, pod)
+        return
     waits_s = (site.now() - run.synced_at).total_seconds()
     if waits_s < KUBELET_SYNC_S:
         return
     fixed = set(_sub_paths_of(pod))
     objects, place = site.objects, pod["metadata"]["namespace"]
-    now_there = {name: objects.find(Key("", "secrets", place, name)) for name in run.files}
-    files = {
-        name: run.files[name] if name in fixed or secret is None else _values(secret)
+    mounted = {name for name, _ in _volumes_of(pod)}
+    now_there = {name: objects.find(Key("", "secrets", place, name)) for name in mounted}
+    changed = {
+        name: _values(secret)
         for name, secret in now_there.items()
+        if secret is not None and name not in fixed
     }
+    files = {**run.files, **changed}
     site.runs[uid] = replace(run, files=files, synced_at=site.now())
     if site.has_csi_rotation and run.mounts and waits_s >= CSI_ROTATION_S:
         classes = sorted(set(_classes_of(pod)))
@@ -321,12 +341,10 @@ def owner_reference(owner: Json, api_version: str, kind: str) -> Json:
 
 
 def _collect(site: Site) -> None:
-    """Delete what is owned only by objects that are gone."""
-    alive = site.objects.uids()
-    for key, owners in site.objects.with_owners():
-        if not alive & set(owners):
-            site.objects.delete(site.objects.kinds[key.group, key.plural], key)
-    for uid in set(site.runs) - alive:
+    """Delete what is owned only by objects that are gone, or was in a namespace that is gone."""
+    for key in site.objects.left_over():
+        site.objects.delete(site.objects.kinds[key.group, key.plural], key)
+    for uid in set(site.runs) - site.objects.uids():
         del site.runs[uid]
 
 

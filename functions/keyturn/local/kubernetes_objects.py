@@ -10,14 +10,14 @@ Kubernetes API Concepts ("Resource versions", "Efficient detection of changes").
 
 from __future__ import annotations
 
-import copy
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 from keyturn.local.kubernetes_kinds import KINDS, Kind
 from keyturn.local.kubernetes_patches import (
@@ -29,6 +29,8 @@ from keyturn.local.kubernetes_patches import (
 from keyturn.local.kubernetes_rules import Refusal, Unfit, check, complete, invalid
 
 Json = dict[str, Any]
+
+_T = TypeVar("_T")
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -55,6 +57,19 @@ class Event(NamedTuple):
     key: Key
     now: Json
     before: Json | None
+
+
+def copied(value: _T) -> _T:
+    """Return a copy of what JSON can say, down to its leaves: `deepcopy` was 9/10 of a step."""
+    return _copied(value)  # type: ignore[no-any-return]  # the same shape comes back
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return value
 
 
 def timestamp(moment: datetime) -> str:
@@ -88,7 +103,7 @@ class Objects:
         self.oldest = 0
         self.kinds = {(kind.group, kind.plural): kind for kind in KINDS}
         self._creates_namespaces = creates_namespaces
-        self._objects: dict[Key, Json] = {}
+        self._objects: dict[Key, Json] = {}  # each is replaced as a whole, never changed
         self._events: list[Event] = []
         self._is_dry = False
 
@@ -140,7 +155,7 @@ class Objects:
     def find(self, key: Key) -> Json | None:
         """Return an object, or None."""
         with self.lock:
-            return copy.deepcopy(self._objects.get(key))
+            return copied(self._objects.get(key))
 
     def get(self, kind: Kind, key: Key) -> Json:
         """Return an object.
@@ -153,23 +168,33 @@ class Objects:
             raise not_found(kind, key.name)
         return found
 
-    def every(self, kind: Kind, namespace: str = "") -> list[tuple[Key, Json]]:
-        """Return all objects of a kind, of one namespace or of all, by namespace and name."""
+    def every(
+        self, kind: Kind, namespace: str = "", meets: Callable[[Json], bool] = bool
+    ) -> list[tuple[Key, Json]]:
+        """Return all objects of a kind, of one namespace or of all, by namespace and name.
+
+        *meets* picks among them, and changes none.
+        """
         with self.lock:
-            return [
-                (key, copy.deepcopy(self._objects[key]))
-                for key in sorted(self._objects)
-                if key[:2] == (kind.group, kind.plural) and namespace in {"", key.namespace}
+            found = [
+                (key, each)
+                for key, each in self._objects.items()
+                if key.plural == kind.plural
+                and key.group == kind.group
+                and namespace in {"", key.namespace}
+                and meets(each)
             ]
+            return [(key, copied(each)) for key, each in sorted(found, key=itemgetter(0))]
 
     def owned(self, resource: str, owner: Json) -> list[tuple[Key, Json]]:
         """Return the objects of a kind that *owner* owns."""
         metadata = owner["metadata"]
-        return [
-            (key, each)
-            for key, each in self.every(self.kind_named(resource), metadata.get("namespace", ""))
-            if metadata["uid"] in {o["uid"] for o in each["metadata"].get("ownerReferences", ())}
-        ]
+
+        def is_owned(one: Json) -> bool:
+            references = one["metadata"].get("ownerReferences") or ()
+            return any(reference["uid"] == metadata["uid"] for reference in references)
+
+        return self.every(self.kind_named(resource), metadata.get("namespace", ""), is_owned)
 
     def since(self, version: int) -> list[Event]:
         """Return the changes after a version.
@@ -195,13 +220,19 @@ class Objects:
         with self.lock:
             return {each["metadata"]["uid"] for each in self._objects.values()}
 
-    def with_owners(self) -> list[tuple[Key, list[str]]]:
-        """Return what is owned, with its owners' uids."""
+    def left_over(self) -> list[Key]:
+        """Return what has lost all its owners, or the namespace that it was in."""
+        alive = self.uids()
         with self.lock:
+            spaces = {key.name for key in self._objects if key[:2] == ("", "namespaces")}
             return [
-                (key, [owner["uid"] for owner in each["metadata"]["ownerReferences"]])
+                key
                 for key, each in self._objects.items()
-                if each["metadata"].get("ownerReferences")
+                if (
+                    (owners := each["metadata"].get("ownerReferences"))
+                    and not alive & {owner["uid"] for owner in owners}
+                )
+                or key.namespace not in {"", *spaces}
             ]
 
     # ------------------------------------------------------------------ writing
@@ -223,7 +254,7 @@ class Objects:
             Refusal: There is one of that name (409), no such namespace (404), it is invalid (422).
         """
         with self.lock:
-            new = copy.deepcopy(made)
+            new = copied(made)
             metadata = new.setdefault("metadata", {})
             key = self._new_key(kind, namespace, metadata)
             if key in self._objects:
@@ -282,9 +313,9 @@ class Objects:
             metadata = made.get("metadata") or {}
             _check_same(kind, key, old, metadata)
             if part == "status":
-                new = {**copy.deepcopy(old), "status": copy.deepcopy(made.get("status", {}))}
+                new = {**copied(old), "status": copied(made.get("status", {}))}
             else:
-                new = _with_old_status(kind, copy.deepcopy(made), old)
+                new = _with_old_status(kind, copied(made), old)
             _restore_fixed(new, old)
             complete(kind, new)
             check(kind, new, old)
@@ -336,7 +367,7 @@ class Objects:
             metadata = made["metadata"]
             namespace = metadata.get("namespace", "default") if kind.is_namespaced else ""
             key = Key(kind.group, kind.plural, namespace, metadata["name"])
-            unversioned = copy.deepcopy(made)
+            unversioned = copied(made)
             unversioned["metadata"].pop("resourceVersion", None)
             old = self.find(key)
             if old is None:
@@ -362,9 +393,9 @@ class Objects:
             del self._objects[key]
         else:
             self._objects[key] = new
-        self._events.append(Event(self.version, what, key, copy.deepcopy(new), before))
+        self._events.append(Event(self.version, what, key, new, before))
         self.changed.notify_all()
-        return copy.deepcopy(new)
+        return copied(new)
 
 
 def _patched(kind: Kind, old: Json, media_type: str, patch: Any) -> Any:

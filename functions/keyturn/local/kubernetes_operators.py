@@ -5,7 +5,8 @@
 
 What External Secrets decides by, as of 2.9:
 
-    never synced, or `syncedResourceVersion` is another   refresh, except as follows
+    the Secret is missing, or has been changed            refresh
+    `syncedResourceVersion` is another                    refresh, except as follows
     CreatedOnce                                           never again
     Periodic with an interval of 0                        never again, whatever has changed
     Periodic                                              again after the interval
@@ -17,8 +18,8 @@ whole seconds and is when the refresh began. Neither moves when a refresh fails.
 A template's text may name a value as `{{ .name }}`; nothing else of its language is here. A
 `secretStoreRef` is not followed: there is one provider.
 
-Sources: external-secrets, externalsecret_controller.go (shouldRefresh) and its template's metadata;
-sealed-secrets, controller.go.
+Sources: external-secrets, externalsecret_controller.go (shouldRefresh, isSecretValid) and
+setMetadata; sealed-secrets, controller.go.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ Json = dict[str, Any]
 _HASH_CHARACTERS = 56
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DATA_HASH = "reconcile.external-secrets.io/data-hash"
 _MANAGED = "reconcile.external-secrets.io/managed"
 _SEALED_MANAGED = "sealedsecrets.bitnami.com/managed"
 
@@ -90,15 +92,14 @@ def _external(site: Site, key: Key, one: Json) -> None:
 def metadata_version(one: Json) -> str:
     """Return the generation and a hash of labels and annotations."""
     metadata = one["metadata"]
-    hashed = json.dumps([metadata.get("labels"), metadata.get("annotations")], sort_keys=True)
-    digest = hashlib.sha3_224(hashed.encode()).hexdigest()[:_HASH_CHARACTERS]
+    digest = _digest([metadata.get("labels"), metadata.get("annotations")])
     return f"{metadata['generation']}-{digest}"
 
 
 def _is_due(site: Site, one: Json) -> bool:
     status: Json = one.get("status") or {}
     synced = status.get("syncedResourceVersion")
-    if not synced:
+    if not synced or not _is_as_written(site, one):
         return True
     policy = one["spec"].get("refreshPolicy") or "Periodic"
     interval_s = _seconds(one["spec"].get("refreshInterval", "1h"))
@@ -108,6 +109,22 @@ def _is_due(site: Site, one: Json) -> bool:
         return True
     waited_s: float = age(status["refreshTime"], site.now()).total_seconds()
     return policy == "Periodic" and waited_s >= interval_s
+
+
+def _is_as_written(site: Site, one: Json) -> bool:
+    """Tell whether the Secret is still as it was written, by the hash that it carries."""
+    target: Json = one["spec"].get("target") or {}
+    if target.get("creationPolicy") == "None":
+        return True
+    name = target.get("name") or one["metadata"]["name"]
+    found = site.objects.find(Key("", "secrets", one["metadata"]["namespace"], name)) or {}
+    annotations: Json = (found.get("metadata") or {}).get("annotations") or {}
+    return bool(annotations.get(_DATA_HASH) == _digest(found.get("data")))
+
+
+def _digest(hashed: Any) -> str:
+    text = json.dumps(hashed, sort_keys=True)
+    return hashlib.sha3_224(text.encode()).hexdigest()[:_HASH_CHARACTERS]
 
 
 def _seconds(duration: Any) -> float:
@@ -128,6 +145,7 @@ def _sync(site: Site, one: Json) -> str:
     wanted = _external_secret(one, target, _read(site, one["spec"]))
     if policy == "Merge":
         wanted["data"] = {**((old or {}).get("data") or {}), **wanted["data"]}
+    wanted["metadata"]["annotations"][_DATA_HASH] = _digest(wanted["data"])
     if policy == "Owner":
         reference = owner_reference(one, "external-secrets.io/v1", "ExternalSecret")
         wanted["metadata"]["ownerReferences"] = [reference]

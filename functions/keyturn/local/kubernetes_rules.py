@@ -38,6 +38,9 @@ _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _PATH_NAMES = {"roles", "rolebindings", "clusterroles", "clusterrolebindings"}
 """Their names may be anything that fits into a path."""
 
+_LEFT_OUT_IF_EMPTY = ("annotations", "finalizers", "labels", "ownerReferences")
+"""Of the metadata of every object: the API shows none where there is none (`omitempty`)."""
+
 _NEEDED = {
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
@@ -113,17 +116,33 @@ def invalid(kind: Kind, name: str, faults: list[Unfit]) -> Refusal:
 
 
 def complete(kind: Kind, made: Json) -> None:
-    """Fill in what the API fills in, in place.
+    """Fill in what the API fills in, and leave out what it leaves out, in place.
 
     Raises:
-        Refusal: A value of a Secret is not base64 (400).
+        Refusal: A value of a Secret is not base64, or a field is of another type (400).
     """
+    _check_types(kind, made)
+    for field in _LEFT_OUT_IF_EMPTY:
+        if not made["metadata"].get(field, True):
+            del made["metadata"][field]
     if kind.plural == "secrets":
         _complete_secret(made)
     if kind.plural in _DEFAULTS:
         spec = made.setdefault("spec", {})
         for field, value in _DEFAULTS[kind.plural].items():
             spec.setdefault(field, copy.deepcopy(value))
+
+
+def _check_types(kind: Kind, made: Json) -> None:
+    fields = {"metadata": made.get("metadata"), "spec": made.get("spec")}
+    if isinstance(fields["metadata"], dict):
+        fields |= {field: made["metadata"].get(field) for field in ("annotations", "labels")}
+    if kind.plural == "secrets":
+        fields |= {field: made.get(field) for field in ("data", "stringData")}
+    for field, value in fields.items():
+        if value is not None and not isinstance(value, dict):
+            says = f"{kind.kind} cannot be handled as a {kind.kind}: {field} is no object"
+            raise Refusal(400, "BadRequest", says)
 
 
 def _complete_secret(made: Json) -> None:
