@@ -95,7 +95,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 _NAMES: Mapping[str, re.Pattern[str]] = {
     "eks": re.compile(r"[0-9A-Za-z][\w-]{0,99}", re.ASCII),  # EKS: API_CreateCluster, `name`
     "region": re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+"),
-    "gke": re.compile(r"[\w.:/-]+", re.ASCII),
+    "gke": re.compile(r"projects/\w[\w.:-]*/locations/\w[\w-]*/clusters/\w[\w-]*", re.ASCII),
     "server": re.compile(r"[\w.:/\[\]-]+", re.ASCII),  # no user and password before the host
 }
 
@@ -110,7 +110,7 @@ def checked(shape: ClusterShape, place: Place) -> ClusterShape:
     found = {key: value for key, value in members.items() if value is not None}
     kinds = [kind for kind in KINDS if kind in found]
     if len(kinds) != 1:
-        raise refusal(place, f"is not exactly one of {', '.join(KINDS)}", _ONE_OF)
+        raise refusal(place, "is not exactly one of eks, gke and server", _ONE_OF)
     [kind] = kinds
     for key, value in found.items():
         if key not in (kind, *KINDS[kind]):
@@ -252,8 +252,9 @@ def _sts_host(meta: Any) -> str:
     """Return the regional STS, which a cluster accepts, whatever endpoint is configured."""
     import botocore.session
 
-    endpoints = botocore.session.get_session().get_component("endpoint_resolver")
-    return f"sts.{meta.region_name}.{endpoints.get_partition_dns_suffix(meta.partition)}"
+    known = botocore.session.get_session().get_data("partitions")["partitions"]
+    [suffix] = [each["outputs"]["dnsSuffix"] for each in known if each["id"] == meta.partition]
+    return f"sts.{meta.region_name}.{suffix}"
 
 
 def _endpoint(name: str, found: object) -> str:
