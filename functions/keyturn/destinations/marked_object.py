@@ -86,7 +86,7 @@ class MarkedObject:
         try:
             if not seen.mark:
                 merged(change, {**self.kind, "metadata": {"name": self.name}})
-                self.kubernetes.create(self.resource, self.namespace, _without_nulls(change))
+                self.kubernetes.create(self.resource, self.namespace, without_nulls(change))
                 return True
             merged(change, {"metadata": {"resourceVersion": seen.mark}})
             patched = self.kubernetes.patch(
@@ -146,10 +146,10 @@ def merged(into: dict[str, Any], more: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
+def without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
     """Return what is left when all has been removed that is to be removed."""
     return {
-        key: _without_nulls(value) if isinstance(value, dict) else value
+        key: without_nulls(value) if isinstance(value, dict) else value
         for key, value in tree.items()
         if value is not None
     }

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from keyturn.destinations import sealed_value, secret_data
-from keyturn.destinations.marked_object import MarkedObject, replaced
+from keyturn.destinations.marked_object import MarkedObject, replaced, without_nulls
 from keyturn.destinations.sealed_value import Certificate, Scope
 from keyturn.errors import Misconfigured
 from keyturn.followers import CopyShape, Given, Name, Namespace, NonEmpty, given
@@ -35,6 +35,21 @@ DEFAULT_CONTROLLER = "kube-system/sealed-secrets-controller"
 """Where kubeseal looks for it, too."""
 
 _PART = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """What a SealedSecret is made for.
+
+    Attributes:
+        secret: The secret's name in its store.
+    """
+
+    namespace: str
+    name: str
+    scope: Scope
+    secret: str
+    version_id: RotationId
 
 
 class SealedSecretShape(CopyShape, frozen=True, kw_only=True):
@@ -88,6 +103,10 @@ class SealedSecretShape(CopyShape, frozen=True, kw_only=True):
     def place(self) -> tuple[str, ...]:
         """See `CopyShape.place`."""
         return repr(self.cluster), self.namespace, self.name
+
+    def whose(self, secret: str, version_id: RotationId) -> Whose:
+        """Say what the object is made for."""
+        return Whose(self.namespace, self.name, Scope(self.scope), secret, version_id)
 
 
 SHAPES = {"sealed-secret": SealedSecretShape}
@@ -171,10 +190,7 @@ class SealedSecret:
             if old:
                 secret_data.require_changeable(template, type_, self._name)
             found = secret_data.data(text, given(self._settings.key), type_, where)
-            whose = Whose(
-                *(self._settings.namespace, self._settings.name, Scope(self._settings.scope)),
-                *(self._secret, version.rotation_id),
-            )
+            whose = self._settings.whose(self._secret, version.rotation_id)
             made = body(whose, self._certificate(), found, type_)
             spec_now = made["spec"]
             spec_now["encryptedData"] = replaced(
@@ -209,19 +225,13 @@ class SealedSecret:
 # ---------------------------------------------------------------------------- the object
 
 
-@dataclass(frozen=True, slots=True)
-class Whose:
-    """What a SealedSecret is made for.
-
-    Attributes:
-        secret: The secret's name in its store.
-    """
-
-    namespace: str
-    name: str
-    scope: Scope
-    secret: str
-    version_id: RotationId
+def manifest(
+    whose: Whose, certificate: Certificate, found: Mapping[str, Sensitive], type_: str
+) -> dict[str, Any]:
+    """Return the whole object, as a file in Git would have it. `keyturn seal` prints it."""
+    place = {"name": whose.name, "namespace": whose.namespace}
+    made = without_nulls(body(whose, certificate, found, type_))
+    return {**KIND, **made, "metadata": {**place, **made["metadata"]}}
 
 
 def body(
