@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,18 +15,20 @@ from api_servers import client
 from kept_secrets import NAME, data_of, document_of, given, secret, version
 from keyturn.consumers import csi, external_secret, workload
 from keyturn.consumers import secret as kept_secret
+from keyturn.destinations import kubernetes_secret, sealed_secret
 from keyturn.errors import Denied
 from keyturn.kubernetes.api import Kubernetes, Patch, Resource
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import Sensitive
-from keyturn.ports import Consumer
+from keyturn.ports import Consumer, Destination
+from unsealing import Controller
 
 Json = dict[str, Any]
 
 FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 V0, V1 = version("v0"), version("v1")
 SECRETS = Resource("", "v1", "secrets")
-SEALED_SECRETS = Resource("bitnami.com", "v1alpha1", "sealedsecrets")
+SEALING_SERVICE = "kube-system/http:sealed-secrets-controller:http"
 
 
 # ---------------------------------------------------------------------------- what each is for
@@ -66,27 +67,20 @@ def kept_secrets(kubernetes: Kubernetes) -> None:
     follow(consumer(kept_secret, "secret", kubernetes))
 
 
-def copies(kubernetes: Kubernetes, resource: Resource, made: Json) -> None:
-    """Ask what a destination asks: is it there, make it, write the next version."""
-    name = made["metadata"]["name"]
-    if kubernetes.get(resource, "orders", name) is None:
-        kubernetes.create(resource, "orders", made)
-    change = {"metadata": {"annotations": {"a": "b"}}}
-    kubernetes.patch(resource, "orders", name, change, Patch.MERGE)
+def deliver(module: Any, kind: str, kubernetes: Kubernetes) -> None:
+    """Do all that a follow-up does with a destination, twice: make the copy, and replace it."""
+    settings = convert({"namespace": "orders", "name": "db"}, module.SHAPES[kind])
+    copy_: Destination = module.make(kind, settings, given(kubernetes))
+    for each in (V0, V1):
+        copy_.deliver(each, document_of(each), copy_.holds())
 
 
 def secrets(kubernetes: Kubernetes) -> None:
-    copies(kubernetes, SECRETS, secret(V1))
+    deliver(kubernetes_secret, "kubernetes-secret", kubernetes)
 
 
 def sealed_secrets(kubernetes: Kubernetes) -> None:
-    made = {
-        "apiVersion": "bitnami.com/v1alpha1",
-        "kind": "SealedSecret",
-        "metadata": {"name": "db", "namespace": "orders"},
-        "spec": {"encryptedData": {"password": "Canary7-sealed"}},
-    }
-    copies(kubernetes, SEALED_SECRETS, made)
+    deliver(sealed_secret, "sealed-secret", kubernetes)
 
 
 USES: Mapping[str, Callable[[Kubernetes], None]] = {
@@ -103,8 +97,10 @@ ADAPTERS: Mapping[str, Any] = {
     "workload": workload,
     "csi": csi,
     "secret": kept_secret,
+    "kubernetes-secret": kubernetes_secret,
+    "sealed-secret": sealed_secret,
 }
-"""Those whose PERMISSIONS say the same in another way."""
+"""Whose PERMISSIONS say the same in another way."""
 
 
 # ---------------------------------------------------------------------------- the cluster
@@ -151,21 +147,33 @@ def cluster(use: str) -> Iterator[FakeKubernetes]:
             cluster.put(_external_secret())
         if use == "secret":
             cluster.put(secret(V0))
+        if use == "sealed-secret":
+            files = {"/v1/cert.pem": Controller().certificate}
+            cluster.api.services[SEALING_SERVICE] = files.__getitem__
         cluster.put(secret(V0, name="not-ours"))
         cluster.settle()
         yield cluster
 
 
-def documents(use: str) -> tuple[Json, Json]:
-    """Return the Role and the RoleBinding of a file."""
-    role, binding = yaml.safe_load_all((FOLDER / f"{use}.yaml").read_text())
-    return role, binding
+def documents(use: str) -> list[Json]:
+    """Return the objects in a file."""
+    return list(yaml.safe_load_all((FOLDER / f"{use}.yaml").read_text()))
 
 
-def let_in(cluster: FakeKubernetes, role: Json, binding: Json) -> Kubernetes:
+def rules(objects: Sequence[Json]) -> list[tuple[str, Json]]:
+    """Return the rules of the Roles among them, and where each is for."""
+    return [
+        (each["metadata"]["namespace"], rule)
+        for each in objects
+        if each["kind"] == "Role"
+        for rule in each["rules"]
+    ]
+
+
+def let_in(cluster: FakeKubernetes, objects: Sequence[Json]) -> Kubernetes:
     """Apply what is in a file, and be who the README says that the function is."""
-    cluster.put(role)
-    cluster.put(binding)
+    for each in objects:
+        cluster.put(each)
     token = Sensitive(cluster.token("a-function", ["keyturn"]))
     return client(cluster.server, token=lambda _: token)
 
@@ -177,7 +185,7 @@ def _rights() -> Sequence[tuple[str, int, str]]:
     return [
         (use, number, verb)
         for use in USES
-        for number, rule in enumerate(documents(use)[0]["rules"])
+        for number, (_, rule) in enumerate(rules(documents(use)))
         for verb in rule["verbs"]
     ]
 
@@ -191,7 +199,7 @@ def written(rule: Json, verb: str) -> str:
 
 @pytest.mark.parametrize("use", USES)
 def test_the_least_role_is_enough(cluster: FakeKubernetes, use: str) -> None:
-    kubernetes = let_in(cluster, *documents(use))
+    kubernetes = let_in(cluster, documents(use))
 
     USES[use](kubernetes)
 
@@ -203,21 +211,20 @@ def test_each_of_its_rules_is_needed(
     cluster: FakeKubernetes, use: str, number: int, verb: str
 ) -> None:
     """Without one verb of one rule it ends in *denied*, and the rule that is missing is named."""
-    role, binding = documents(use)
-    lacking = copy.deepcopy(role)
-    lacking["rules"][number]["verbs"].remove(verb)
-    kubernetes = let_in(cluster, lacking, binding)
+    lacking = documents(use)
+    rules(lacking)[number][1]["verbs"].remove(verb)
+    kubernetes = let_in(cluster, lacking)
 
     with pytest.raises(Denied, match="answered 403 Forbidden") as refused:
         USES[use](kubernetes)
 
-    assert written(role["rules"][number], verb) in refused.value.remedy
-    assert "namespace orders" in refused.value.remedy
+    namespace, rule = rules(documents(use))[number]
+    assert f"namespace {namespace} the rule {written(rule, verb)}" in refused.value.remedy
 
 
 @pytest.mark.parametrize("use", USES)
 def test_no_role_shows_any_other_secret(cluster: FakeKubernetes, use: str) -> None:
-    kubernetes = let_in(cluster, *documents(use))
+    kubernetes = let_in(cluster, documents(use))
 
     for namespace, name in (("orders", "not-ours"), ("other", "db")):
         with pytest.raises(Denied):
@@ -230,8 +237,7 @@ def test_no_role_shows_any_other_secret(cluster: FakeKubernetes, use: str) -> No
 
 @pytest.mark.parametrize("use", USES)
 def test_a_role_is_for_the_function_alone(cluster: FakeKubernetes, use: str) -> None:
-    role, binding = documents(use)
-    let_in(cluster, role, binding)
+    let_in(cluster, documents(use))
     stranger = Sensitive(cluster.token("somebody-else"))
 
     with pytest.raises(Denied):
@@ -242,7 +248,7 @@ def test_a_role_is_for_the_function_alone(cluster: FakeKubernetes, use: str) -> 
 def test_a_role_is_what_its_adapter_declares(use: str) -> None:
     declared = {
         f"{verb} {'.'.join(filter(None, (resource, group)))}"
-        for rule in documents(use)[0]["rules"]
+        for _, rule in rules(documents(use))
         for verb in rule["verbs"]
         for resource in rule["resources"]
         for group in rule["apiGroups"]

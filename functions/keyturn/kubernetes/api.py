@@ -104,6 +104,48 @@ class Kubernetes:
         """
         return self._one(_Asked("get", resource, namespace, name))
 
+    def metadata(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Return an object's metadata and nothing else of it; None if there is none of that name.
+
+        It takes the same right as `get` (API Concepts, "Metadata-only fetches").
+
+        Raises:
+            Unsupported, Denied, Unreachable: See `get`.
+        """
+        found = self._one(_Asked("get", resource, namespace, name, accept=_METADATA))
+        return None if found is None else found.get("metadata") or {}
+
+    def ask_service(self, namespace: str, service: str, path: str) -> str | None:
+        """Return the text that a service answers by the API server's proxy; None: no such service.
+
+        Args:
+            namespace: The service's.
+            service: `http:NAME:PORT`; the port by its name or number, or nothing.
+            path: Begins with a slash.
+
+        Raises:
+            Denied: We may not `get services/proxy`.
+            Misconfigured: The service knows no such path, or answers no text.
+            Unreachable: No answer, or nothing there that could answer.
+        """
+        asked = _Asked("get", _PROXIED, namespace, service, accept="*/*", behind=path)
+        answer = self._answer(asked)
+        status = _object(answer.body) or {}
+        if answer.status == _NOT_FOUND:
+            if _details(status).get("name"):
+                return None
+            raise Misconfigured(
+                f"{self.name}: {asked} answered 404: it knows no {path}",
+                remedy="Look whether it is the service that is meant.",
+            )
+        if answer.status not in _OK:
+            raise self._failed(asked, answer.status, status)
+        try:
+            return answer.body.decode()
+        except UnicodeDecodeError:
+            fact = f"{self.name}: {asked} answered no text"
+        raise Misconfigured(fact, remedy="Look whether it is the service that is meant.")
+
     def list(self, resource: Resource, namespace: str, *, labels: str = "") -> tuple[Object, ...]:
         """Return all objects of a namespace, page by page; those that a label selector meets.
 
@@ -184,7 +226,9 @@ class Kubernetes:
 
         path = asked.path(self.name) + (f"?{urlencode(query)}" if query else "")
         body = None if asked.body is None else json.dumps(asked.body).encode()
-        return self._reached().ask(Request(str(asked), asked.method, path, asked.media, body))
+        return self._reached().ask(
+            Request(str(asked), asked.method, path, asked.media, body, asked.accept)
+        )
 
     def _reached(self) -> Line:
         # Imported here: whoever reads a plan imports this module, and does not pay for urllib3.
@@ -220,6 +264,11 @@ class Kubernetes:
 
 _METHODS: Mapping[str, str] = {"get": "GET", "list": "GET", "patch": "PATCH", "create": "POST"}
 
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""The media type of an answer that has no other part of the object."""
+
+_PROXIED = Resource("", "v1", "services/proxy")
+
 _ADMITTED = ("patch", "create")
 """Verbs that an admission policy may forbid."""
 
@@ -234,6 +283,8 @@ class _Asked:
     name: str = ""
     body: Object | None = field(default=None, repr=False)
     media: str = "application/json"
+    accept: str = "application/json"
+    behind: str = ""
 
     def __str__(self) -> str:
         place = f"{self.namespace}/{self.name}" if self.name else f"in {self.namespace}"
@@ -245,7 +296,8 @@ class _Asked:
 
     def path(self, cluster: str) -> str:
         """Return the URL's path (API Concepts, "Resource URIs")."""
-        parts = [self.namespace, self.resource.plural]
+        plural, slash, part = self.resource.plural.partition("/")
+        parts = [self.namespace, plural]
         parts += [self.name] if self.verb in {"get", "patch"} else []
         if not all(part.strip(".") for part in parts):
             # Of nothing, or of dots, the path of something else would become: of a list, say.
@@ -254,7 +306,8 @@ class _Asked:
             )
         group = f"apis/{self.resource.group}" if self.resource.group else "api"
         place = "/".join(quote(part, safe="") for part in parts)
-        return f"/{group}/{self.resource.version}/namespaces/{place}"
+        end = f"{slash}{part}{quote(self.behind)}"
+        return f"/{group}/{self.resource.version}/namespaces/{place}{end}"
 
     def rule(self) -> str:
         """Return the rule of a Role that permits it. Told by what we ask, never by the server."""

@@ -70,6 +70,7 @@ class Request:
         path: With its query, encoded.
         media_type: Of the body, if there is one.
         body: May hold secrets.
+        accept: The media type of the answer.
     """
 
     what: str
@@ -77,6 +78,7 @@ class Request:
     path: str
     media_type: str = "application/json"
     body: bytes | None = field(default=None, repr=False)
+    accept: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ class Line:
         return bytes(body)
 
     def _headers(self, request: Request, token: Sensitive) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": "keyturn"}
+        headers = {"Accept": request.accept, "User-Agent": "keyturn"}
         if request.body is not None:
             headers["Content-Type"] = request.media_type
         # Checked here: what refuses it later would quote it.
