@@ -46,6 +46,7 @@ from keyturn.ports import (
     Notifier,
     Pickup,
     Retiring,
+    Sight,
     Standing,
     Targets,
     Witness,
@@ -301,15 +302,19 @@ class FollowUp:
         def line() -> Line:
             version = current.version()
             sight = consumer.verify(version)
-            state, waits_for = _STATES[sight.pickup], sight.waits_for
+            if sight.pickup is Pickup.UNTOLD and is_meant(name):
+                consumer.preflight()
+                self._require_current(version)
+                consumer.trigger(version.rotation_id, sight)
+                sight = Sight(Pickup.WAITING, sight.mark, "it was told just now")
+            state = _STATES[sight.pickup]
             if sight.pickup is Pickup.UNTOLD:
-                waits_for = waits_for or "it has not been told yet"
-                if is_meant(name):
-                    consumer.preflight()
-                    self._require_current(version)
-                    consumer.trigger(version.rotation_id, sight)
-                    waits_for = "it was told just now"
-            return Line(Part.CONSUMER, name, state, waits_for, _remedy(state), refresh.is_verified)
+                waits_for = sight.waits_for or "it has not been told yet"
+                return Line(Part.CONSUMER, name, state, waits_for, is_proof=refresh.is_verified)
+            if not refresh.is_verified:
+                # Told is all that can be known: waiting for more would be to alert for ever.
+                return Line(Part.CONSUMER, name, State.DONE, is_proof=False)
+            return Line(Part.CONSUMER, name, state, sight.waits_for, _remedy(state))
 
         self._add(Part.CONSUMER, name, report, line)
 

@@ -354,16 +354,17 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
         secret = _Secret(ref, plan, current)
         return _candidates(credential, secret, settings, surroundings, store).chosen()
 
-    around = _given(name, plan, whole.cluster, settings, surroundings)
+    around = _given(name, plan, store, whole.cluster, settings, surroundings)
     deliveries = [_delivery(copy, around) for copy in plan.deliver]
     refreshes = [_refresh(reader, around) for reader in plan.refresh]
     course = Course(deliveries, refreshes, plan.retirement)
     return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=_SystemClock())
 
 
-def _given(
+def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
     name: str,
     plan: SecretPlan,
+    store: SecretsManager,
     cluster: ClusterShape | None,
     settings: Settings,
     surroundings: Surroundings,
@@ -374,8 +375,8 @@ def _given(
     from keyturn.kubernetes.cluster import kubernetes
 
     def signing_secret(other: str) -> Sensitive:
-        store = SecretsManager(_client(), members_of=Whole())
-        return _admin(other, settings, store).secret
+        texts = SecretsManager(_client(), members_of=Whole())
+        return _admin(other, settings, texts).secret
 
     @cache
     def reach(named: ClusterShape | None) -> Kubernetes:
@@ -402,6 +403,7 @@ def _given(
         lambda version: rendering.members(stored(version), where(version)),
         signing_secret,
         surroundings,
+        lambda: store.standing(SecretRef(name)).since,
     )
 
 

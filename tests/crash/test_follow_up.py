@@ -23,6 +23,35 @@ def test_no_promise_is_broken_at_any_call() -> None:
     assert set(tally.faults) == set(Fault)
 
 
+def test_no_promise_is_broken_in_a_cluster() -> None:
+    """The real adapters, over the wire: at most one restart for each version, whatever breaks."""
+    chosen = sample(36, "in a cluster", followed.scenarios_in_cluster)
+    told = [
+        each
+        for each in followed.scenarios_in_cluster()
+        if each.name == "kubernetes.patch" and each.meanwhile is Meanwhile.OTHER
+    ]
+    tally = followed.Tally()
+
+    for scenario in (*chosen, *told):
+        tally.add(scenario, followed.play_in_cluster(scenario))
+
+    assert tally.examples == {}
+    assert set(tally.faults) == set(Fault)
+
+
+def test_in_a_cluster_a_mistake_is_found_too() -> None:
+    chosen = [
+        each
+        for each in followed.scenarios_in_cluster()
+        if each.fault is Fault.NONE and each.name in {"kubernetes.get", "store.read"}
+    ]
+
+    found = [followed.play_in_cluster(each, Quick).violations for each in chosen[:4]]
+
+    assert {"no evidence"} in found
+
+
 def test_two_sweeps_are_one() -> None:
     assert sweep(sample(20, "seed")) == sweep(sample(20, "seed"))
 

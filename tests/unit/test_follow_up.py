@@ -238,6 +238,18 @@ class TestRefresh:
 
         assert secret.consumer.told == V1
 
+    def test_one_that_cannot_be_verified_is_done_when_it_is_told(self, secret: Secret) -> None:
+        """Nobody is alerted that it has not followed; and it is no proof that it has."""
+        secret.consumer.mood = Mood.NEVER
+        secret.refreshes = [Refresh(secret.consumer, is_verified=False)]
+
+        [before] = secret.follow_up().status().about(Part.CONSUMER)
+        [told] = secret.look().about(Part.CONSUMER)
+        [later] = secret.look().about(Part.CONSUMER)
+
+        assert (before.state, told.state, later.state) == (State.WAITING, State.DONE, State.DONE)
+        assert not any(line.is_proof for line in (before, told, later))
+
     def test_a_consumer_is_told_once(self, secret: Secret) -> None:
         for _ in range(3):
             secret.look()

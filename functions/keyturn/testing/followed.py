@@ -18,6 +18,9 @@ worker looks, or a newer rotation begins, or comes and goes. After every call:
     untold          it died, and nobody was told
     stuck           the looks do not come to an end, or to another one than they should
 
+The same with the copy and its reader in a cluster: the real ExternalSecret and Deployment adapters
+over the wire, `followed_cluster`.
+
 One excuse, as in `keyturn.testing.scene`: a change of the database that was under way while another
 rotation finished. Databases fence such changes off; this one does not. It is counted as overtaken.
 """
@@ -27,7 +30,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -44,6 +47,7 @@ from keyturn.follow_up import (
     Retirement,
     When,
 )
+from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import Credential, Happening, RotationId, Sensitive, Sighting, Step, Version
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword
@@ -61,6 +65,7 @@ from keyturn.testing.fakes import (
     Postponed,
     World,
 )
+from keyturn.testing.followed_cluster import Watched, in_cluster
 
 GRACE = timedelta(minutes=10)
 PROMISES = (
@@ -84,7 +89,12 @@ class Scene:
     """
 
     def __init__(
-        self, *, relapses: bool = False, has_guest: bool = False, follow_up: FOLLOW_UP = FollowUp
+        self,
+        *,
+        relapses: bool = False,
+        has_guest: bool = False,
+        follow_up: FOLLOW_UP = FollowUp,
+        cluster: FakeKubernetes | None = None,
     ) -> None:
         self.world = World()
         self.violations: set[str] = set()
@@ -99,13 +109,19 @@ class Scene:
         self.shelves = [MemoryDestination(self.world, f"shelf {n}") for n in (1, 2)]
         for shelf in self.shelves:
             shelf.write(Copy(RotationId("v0"), first.secret))
-        self.consumers = [
+        shelved = MemoryConsumer(
+            self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)
+        )
+        self.consumers: list[Watched] = [
             MemoryConsumer(
                 self.world, "a copy of the store", self._served, lag=timedelta(minutes=6)
             ),
-            MemoryConsumer(self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)),
+            shelved,
             MemoryConsumer(self.world, "from the copy", self._copied, lag=timedelta(minutes=2)),
         ]
+        if cluster is not None:
+            self.consumers = in_cluster(cluster, self.world, self.store, shelved)
+        self._shelved_consumer = shelved
         self.notifier = MemoryNotifier(self.world)
         self.messages: list[tuple[datetime, Sighting]] = []
         self.currents = [RotationId("v0")]
@@ -216,12 +232,12 @@ class Scene:
         for consumer in self.consumers:
             consumer.pass_time()
         if self._relapse_at is not None and now >= self._relapse_at:
-            self.consumers[1].relapse(RotationId("v0"))
+            self._shelved_consumer.relapse(RotationId("v0"))
             self._relapse_at = None
         if now >= self._guest_leaves_at:
             self.database.opened = []
-        if now >= self._mend_at and self.consumers[1].runs == RotationId("v0"):
-            self.consumers[1].mend()
+        if now >= self._mend_at and self._shelved_consumer.runs == RotationId("v0"):
+            self._shelved_consumer.mend()
 
     def check(self) -> None:
         """Look at everything, as nobody can."""
@@ -269,7 +285,7 @@ class Scene:
         if is_early or self._pending or not all(self._was_seen(c, current) for c in self.consumers):
             self.violations.add("no evidence")
 
-    def _was_seen(self, consumer: MemoryConsumer, current: RotationId) -> bool:
+    def _was_seen(self, consumer: Watched, current: RotationId) -> bool:
         """Tell whether it was seen to follow, twice, the second time now, and never not between."""
         now = self.world.clock.now()
         since = [at for at, version_id, followed in consumer.sights if not followed]
@@ -364,6 +380,7 @@ class Landing(StrEnum):
 
 WRITES = {
     *("destination.write", "consumer.trigger", "database.set", "store.clear", "notifier.send"),
+    "kubernetes.patch",
 }
 
 
@@ -409,9 +426,11 @@ class Tally:
             self.examples.setdefault(violation, str(scenario))
 
 
-def calls_of(*, relapses: bool, has_guest: bool = False) -> list[str]:
+def calls_of(
+    *, relapses: bool, has_guest: bool = False, cluster: FakeKubernetes | None = None
+) -> list[str]:
     """Return the external calls of a clean follow-up, in order."""
-    scene = Scene(relapses=relapses, has_guest=has_guest)
+    scene = Scene(relapses=relapses, has_guest=has_guest, cluster=cluster)
     scene.rotate()
     before = len(scene.world.calls)
     scene.world.after = lambda *_: scene.check()
@@ -424,22 +443,44 @@ def scenarios() -> Iterator[Scenario]:
     """Yield every combination that makes sense."""
     for relapses, has_guest in ((False, False), (True, False), (False, True)):
         calls = calls_of(relapses=relapses, has_guest=has_guest)
-        for call, name in enumerate(calls, 1):
-            for fault, meanwhile in itertools.product(Fault, Meanwhile):
-                scenario = Scenario(relapses, call, name, fault, meanwhile, has_guest=has_guest)
-                if fault is not Fault.LATE:
-                    yield scenario
-                elif name in WRITES:
-                    yield from (replace(scenario, landing=landing) for landing in Landing)
+        yield from scenarios_of(calls, relapses=relapses, has_guest=has_guest)
 
 
-def sample(size: int, seed: str) -> list[Scenario]:
+def scenarios_of(
+    calls: Sequence[str], *, relapses: bool, has_guest: bool = False
+) -> Iterator[Scenario]:
+    """Yield those for the calls of one clean follow-up."""
+    for call, name in enumerate(calls, 1):
+        for fault, meanwhile in itertools.product(Fault, Meanwhile):
+            scenario = Scenario(relapses, call, name, fault, meanwhile, has_guest=has_guest)
+            if fault is not Fault.LATE:
+                yield scenario
+            elif name in WRITES:
+                yield from (replace(scenario, landing=landing) for landing in Landing)
+
+
+def scenarios_in_cluster() -> list[Scenario]:
+    """Return those for a follow-up whose copy and reader are in a cluster."""
+    with FakeKubernetes() as cluster:
+        calls = calls_of(relapses=False, cluster=cluster)
+    return list(scenarios_of(calls, relapses=False))
+
+
+def play_in_cluster(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
+    """Play one of these, in a cluster of its own, over the real wire."""
+    with FakeKubernetes() as cluster:
+        return play(scenario, follow_up, cluster)
+
+
+def sample(
+    size: int, seed: str, among: Callable[[], Iterable[Scenario]] = scenarios
+) -> list[Scenario]:
     """Return *size* of the scenarios: the same ones for the same seed."""
 
     def drawn(scenario: Scenario) -> bytes:
         return hashlib.sha256(f"{seed}{scenario}".encode()).digest()
 
-    return sorted(scenarios(), key=drawn)[:size]
+    return sorted(among(), key=drawn)[:size]
 
 
 class _Break:
@@ -479,9 +520,16 @@ class _Break:
             raise Crash
 
 
-def play(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
-    """Play one scenario."""
-    scene = Scene(relapses=scenario.relapses, has_guest=scenario.has_guest, follow_up=follow_up)
+def play(
+    scenario: Scenario, follow_up: FOLLOW_UP = FollowUp, cluster: FakeKubernetes | None = None
+) -> Scene:
+    """Play one scenario; with a cluster, against its API, over the real wire."""
+    scene = Scene(
+        relapses=scenario.relapses,
+        has_guest=scenario.has_guest,
+        follow_up=follow_up,
+        cluster=cluster,
+    )
     scene.rotate()
     broken = _Break(scene, scenario)
     for _ in range(LOOKS):
