@@ -221,8 +221,24 @@ def test_every_strategy_that_a_target_declares_has_its_contract(module: TargetMo
     tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
 
     for strategy, contract in CONTRACT_OF.items():
-        has_contract = re.search(rf"class Test\w+\({contract}\)", tests) is not None
+        has_contract = re.search(rf"class Test\w+\({contract}[,)]", tests) is not None
         assert has_contract is (strategy in module.STRATEGIES), strategy
+
+
+@pytest.mark.parametrize("module", target_modules(), ids=lambda module: module.TITLE)
+def test_every_engine_that_tells_who_is_logged_in_keeps_their_contract(
+    module: TargetModule,
+) -> None:
+    """Where an engine tells it, nobody who is logged in is cut off."""
+    name = getattr(module, "__name__").rpartition(".")[2]  # noqa: B009  # a module is no Protocol
+    source = (ROOT / "functions" / "keyturn" / "targets" / f"{name}.py").read_text()
+    tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
+
+    assert (", UsedContract)" in tests) is ("def sessions_of(" in source)
+    for base in ("TwoSlotContract", "DualContract"):
+        is_told = f"def sessions_{'of' if base == 'TwoSlotContract' else 'before'}(" in source
+        of_base = re.findall(rf"class Test\w+\({base}(.*)\):", tests)
+        assert not is_told or set(of_base) == {", UsedContract"}, base
 
 
 @pytest.mark.parametrize(

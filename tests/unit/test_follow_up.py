@@ -51,6 +51,7 @@ from keyturn.testing.fakes import (
     MemoryDestination,
     MemoryNotifier,
     Mood,
+    Opened,
     World,
 )
 
@@ -473,6 +474,34 @@ class TestRetirement:
 
         assert was_alive
         assert not secret.is_old_alive
+
+    def test_an_open_session_keeps_it(self, secret: Secret) -> None:
+        """Somebody works with it whom no consumer of the plan stands for."""
+        secret.database.opened = [Opened("app", secret.world.clock.now() - timedelta(days=2))]
+        sighting = secret.wait_for_grace()
+        secret.pass_time(LOOKS_APART)
+
+        kept = secret.look(sighting)
+        was_alive = secret.is_old_alive
+        secret.database.opened = []
+        secret.look(sighting)
+
+        assert "1 open session of 'app'" in _line(kept, Part.OLD_CREDENTIAL).waits_for
+        assert kept.errors == []
+        assert was_alive
+        assert not secret.is_old_alive
+
+    def test_no_deadline_forces_it_while_it_is_in_use(self) -> None:
+        deadline = timedelta(days=7)
+        secret = Secret(Retirement(When.VERIFIED, GRACE, deadline, AtDeadline.FORCE))
+        secret.database.opened = [Opened("app", secret.world.clock.now() - timedelta(days=2))]
+        secret.pass_time(deadline)
+
+        report = secret.look()
+
+        assert secret.is_old_alive
+        assert "1 open session of 'app'" in _line(report, Part.OLD_CREDENTIAL).waits_for
+        assert [alert.happening for alert in secret.notifier.alerts][-1] is Happening.HELD
 
     def test_no_deadline_forces_it_while_a_newer_rotation_is_on(self) -> None:
         deadline = timedelta(days=7)

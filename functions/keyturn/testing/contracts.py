@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import string
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ from keyturn.rotation import Rotation
 from keyturn.testing.fakes import REF, LabelledStore, World
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
+MADE_LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
 """Stands in every secret that a contract makes; it must appear nowhere else."""
 
@@ -277,9 +279,67 @@ class TwoSlotContract(TargetContract):
         assert subject.target.accepts(second.credential)
 
     def _set(self, subject: Subject, current: Version, name: str) -> Version:
-        made = version(subject.target.create(current.credential, []), name)
-        subject.target.set(_held(made), current, [])
-        return made
+        return _set(subject, current, name)
+
+
+def _set(subject: Subject, current: Version, name: str) -> Version:
+    made = version(subject.target.create(current.credential, []), name)
+    subject.target.set(_held(made), current, [])
+    return made
+
+
+Opened = Callable[[Credential], AbstractContextManager[object]]
+"""Logs in as a program would, and stays logged in while it is entered."""
+
+
+class UsedContract:
+    """What holds besides where the target tells who is logged in: a second class to inherit.
+
+    A subclass provides the fixtures *subject* and *opened*.
+    """
+
+    NOTICED_WITHIN_S: ClassVar[float] = 10.0
+    """How soon the target notices that a session has ended, in seconds, at the latest."""
+
+    def test_who_is_still_logged_in_is_not_retired(self, subject: Subject, opened: Opened) -> None:
+        """They would be refused when they connect again; current's own do not matter."""
+        first = version(subject.current, "v0")
+        second = replace(_set(subject, first, "v1"), stored_at=self._soon())
+        assert isinstance(subject.target, Retiring)
+
+        with opened(first.credential):
+            with pytest.raises(Busy, match=f"open session of '{first.credential.principal}'"):
+                subject.target.retire(_held(second))
+            assert subject.target.accepts(first.credential)
+        self._retire_in_time(subject.target, second)
+
+        assert subject.target.accepts(second.credential)
+        assert not subject.target.accepts(first.credential)
+
+    def test_who_has_followed_keeps_nothing_alive(self, subject: Subject, opened: Opened) -> None:
+        """A session that began when current was there."""
+        first = version(subject.current, "v0")
+        second = replace(_set(subject, first, "v1"), stored_at=MADE_LONG_AGO)
+        assert isinstance(subject.target, Retiring)
+
+        with opened(second.credential):
+            subject.target.retire(_held(second))
+
+        assert not subject.target.accepts(first.credential)
+
+    def _retire_in_time(self, target: Retiring, current: Version) -> None:
+        deadline = time.monotonic() + self.NOTICED_WITHIN_S
+        while True:
+            try:
+                return target.retire(_held(current))
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _soon(self) -> datetime:
+        """Return a time at which every session that is open now is an old one."""
+        return datetime.now(UTC) + timedelta(hours=1)
 
 
 class DualContract(TwoSlotContract):

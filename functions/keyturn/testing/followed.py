@@ -3,9 +3,10 @@
     scenario  =  configuration x call x fault x what happens meanwhile x when a late effect lands
 
 One secret with two passwords, in memory, rotated by the real code; two destinations; three
-consumers that take their time, one of which reads what another one holds. A clean follow-up takes a
-handful of looks. Any one of its external calls is broken; before the next look another worker
-looks, or a newer rotation begins, or comes and goes. After every call:
+consumers that take their time, one of which reads what another one holds. In some scenes one of
+them goes back; in some a guest is logged in, of whom the plan knows nothing. A clean follow-up
+takes a handful of looks. Any one of its external calls is broken; before the next look another
+worker looks, or a newer rotation begins, or comes and goes. After every call:
 
     never current   a destination holds what was never current
     back            a destination went back to what was current earlier
@@ -13,6 +14,7 @@ looks, or a newer rotation begins, or comes and goes. After every call:
     no evidence     the old credential died although a consumer had not been seen, twice, to follow;
                     or within the grace, or while a newer rotation was on
     refused         a consumer logs in with what is accepted no longer
+    in use          it died while the guest was still logged in with it
     untold          it died, and nobody was told
     stuck           the looks do not come to an end, or to another one than they should
 
@@ -30,7 +32,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -59,15 +61,21 @@ from keyturn.testing.fakes import (
     MemoryDatabase,
     MemoryDestination,
     MemoryNotifier,
+    Opened,
     Postponed,
     World,
 )
 from keyturn.testing.followed_cluster import Watched, in_cluster
 
 GRACE = timedelta(minutes=10)
-PROMISES = (*("never current", "back", "told twice", "no evidence", "refused", "untold", "stuck"),)
+PROMISES = (
+    *("never current", "back", "told twice", "no evidence"),
+    *("refused", "in use", "untold", "stuck"),
+)
 LOOKS = 60
 """After so many, a follow-up is stuck."""
+GUEST_STAYS = timedelta(minutes=45)
+"""Longer than a clean follow-up takes."""
 FOLLOW_UP = type[FollowUp]
 
 
@@ -84,6 +92,7 @@ class Scene:
         self,
         *,
         relapses: bool = False,
+        has_guest: bool = False,
         follow_up: FOLLOW_UP = FollowUp,
         cluster: FakeKubernetes | None = None,
     ) -> None:
@@ -122,6 +131,10 @@ class Scene:
         started = self.world.clock.now()
         self._relapse_at = started + GRACE + timedelta(minutes=2) if relapses else None
         self._mend_at = started + timedelta(minutes=40)
+        self._guest_leaves_at = started + GUEST_STAYS if has_guest else started
+        if has_guest:
+            self.database.opened = [Opened("app", started)]
+            self.world.clock.advance(timedelta(seconds=1))
 
     def follow_up(self) -> FollowUp:
         """Make a worker. It knows nothing."""
@@ -221,6 +234,8 @@ class Scene:
         if self._relapse_at is not None and now >= self._relapse_at:
             self._shelved_consumer.relapse(RotationId("v0"))
             self._relapse_at = None
+        if now >= self._guest_leaves_at:
+            self.database.opened = []
         if now >= self._mend_at and self._shelved_consumer.runs == RotationId("v0"):
             self._shelved_consumer.mend()
 
@@ -263,6 +278,8 @@ class Scene:
     def _check_retirement(self, gone: frozenset[str]) -> None:
         if any(self._secret_of(consumer.runs) in gone for consumer in self.consumers):
             self.violations.add("refused")
+        if self.world.clock.now() < self._guest_leaves_at:
+            self.violations.add("in use")
         current, now = self.store.serves().rotation_id, self.world.clock.now()
         is_early = now - self.store.promoted_at < GRACE
         if is_early or self._pending or not all(self._was_seen(c, current) for c in self.consumers):
@@ -377,10 +394,11 @@ class Scenario:
     fault: Fault
     meanwhile: Meanwhile
     landing: Landing = Landing.SOON
+    has_guest: bool = False
 
     def __str__(self) -> str:
         """Say it in a line."""
-        who = "one goes back: " if self.relapses else ""
+        who = "one goes back: " if self.relapses else "with a guest: " if self.has_guest else ""
         return (
             f"{who}call {self.call} ({self.name}): {self.fault}, {self.meanwhile}, {self.landing}"
         )
@@ -408,9 +426,11 @@ class Tally:
             self.examples.setdefault(violation, str(scenario))
 
 
-def calls_of(*, relapses: bool, cluster: FakeKubernetes | None = None) -> list[str]:
+def calls_of(
+    *, relapses: bool = False, has_guest: bool = False, cluster: FakeKubernetes | None = None
+) -> list[str]:
     """Return the external calls of a clean follow-up, in order."""
-    scene = Scene(relapses=relapses, cluster=cluster)
+    scene = Scene(relapses=relapses, has_guest=has_guest, cluster=cluster)
     scene.rotate()
     before = len(scene.world.calls)
     scene.world.after = lambda *_: scene.check()
@@ -421,26 +441,29 @@ def calls_of(*, relapses: bool, cluster: FakeKubernetes | None = None) -> list[s
 
 def scenarios() -> Iterator[Scenario]:
     """Yield every combination that makes sense."""
-    for relapses in (False, True):
-        yield from scenarios_of(calls_of(relapses=relapses), relapses=relapses)
+    for relapses, has_guest in ((False, False), (True, False), (False, True)):
+        calls = calls_of(relapses=relapses, has_guest=has_guest)
+        yield from scenarios_of(calls, relapses=relapses, has_guest=has_guest)
 
 
-def scenarios_of(calls: Sequence[str], *, relapses: bool) -> Iterator[Scenario]:
+def scenarios_of(
+    calls: Sequence[str], *, relapses: bool = False, has_guest: bool = False
+) -> Iterator[Scenario]:
     """Yield those for the calls of one clean follow-up."""
     for call, name in enumerate(calls, 1):
         for fault, meanwhile in itertools.product(Fault, Meanwhile):
+            scenario = Scenario(relapses, call, name, fault, meanwhile, has_guest=has_guest)
             if fault is not Fault.LATE:
-                yield Scenario(relapses, call, name, fault, meanwhile)
+                yield scenario
             elif name in WRITES:
-                for landing in Landing:
-                    yield Scenario(relapses, call, name, fault, meanwhile, landing)
+                yield from (replace(scenario, landing=landing) for landing in Landing)
 
 
 def scenarios_in_cluster() -> list[Scenario]:
     """Return those for a follow-up whose copy and reader are in a cluster."""
     with FakeKubernetes() as cluster:
-        calls = calls_of(relapses=False, cluster=cluster)
-    return list(scenarios_of(calls, relapses=False))
+        calls = calls_of(cluster=cluster)
+    return list(scenarios_of(calls))
 
 
 def play_in_cluster(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
@@ -501,7 +524,12 @@ def play(
     scenario: Scenario, follow_up: FOLLOW_UP = FollowUp, cluster: FakeKubernetes | None = None
 ) -> Scene:
     """Play one scenario; with a cluster, against its API, over the real wire."""
-    scene = Scene(relapses=scenario.relapses, follow_up=follow_up, cluster=cluster)
+    scene = Scene(
+        relapses=scenario.relapses,
+        has_guest=scenario.has_guest,
+        follow_up=follow_up,
+        cluster=cluster,
+    )
     scene.rotate()
     broken = _Break(scene, scenario)
     for _ in range(LOOKS):
