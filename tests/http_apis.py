@@ -32,6 +32,7 @@ from keyturn.testing.strict_api import (
     Shape,
     StrictApi,
 )
+from keyturn.wiring import plan_kinds
 
 ROOT = Path(__file__).parents[1]
 LATE = timedelta(seconds=LONG_S)
@@ -70,14 +71,14 @@ REPEATABLE = BARE.replace(
 
 def declared(text: str, api: StrictApi) -> HttpApi:
     """Read the first secret's API out of a plan, with the server in the place of its host."""
-    [secret] = plan.parse(text, source="plan").secrets.values()
+    [secret] = plan.parse(text, plan_kinds(), source="plan").secrets.values()
     assert secret.http is not None
     for host in secret.http.hosts:
         text = text.replace(f"https://{host}", f"http://{api.host}")
         text = text.replace(f"[{host}]", f'["{api.host}"]').replace(
             f'["{host}"]', f'["{api.host}"]'
         )
-    [secret] = plan.parse(text, source="plan").secrets.values()
+    [secret] = plan.parse(text, plan_kinds(), source="plan").secrets.values()
     assert secret.http is not None
     return secret.http
 

@@ -26,6 +26,7 @@ from keyturn.generators.fingerprint import fingerprint
 from keyturn.model import Sensitive
 from keyturn.shapes import Shape
 from keyturn.testing.mutants import copy_of_the_project
+from keyturn.wiring import plan_kinds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -118,7 +119,7 @@ def test_yaml_is_read_and_a_plan_is_a_plan(block: Block) -> None:
 
     assert tree
     if "secrets" in tree:
-        assert plan.parse(block.text, source=str(block)).secrets
+        assert plan.parse(block.text, plan_kinds(), source=str(block)).secrets
 
 
 def test_json_is_json() -> None:
@@ -297,6 +298,6 @@ def test_the_page_on_http_apis_has_every_key_and_placeholder() -> None:
 def test_a_recipe_is_a_plan_and_names_its_source(recipe: Path) -> None:
     text = recipe.read_text(encoding="utf-8")
 
-    assert plan.load(recipe).secrets
+    assert plan.load(recipe, plan_kinds()).secrets
     assert re.search(r"^# From https://", text, re.MULTILINE)
     assert f"recipes/{recipe.name}" in (ROOT / "docs" / "http-api-keys.md").read_text()

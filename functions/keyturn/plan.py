@@ -19,8 +19,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -28,17 +27,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from keyturn import generate, http_api_plan
+from keyturn import follow_plan, generate, http_api_plan
 from keyturn.errors import Misconfigured
-from keyturn.follow_up import AtDeadline, Retirement, When
+from keyturn.follow_plan import Copy, Deliver, Kinds, Reader, Refresh, Retire
+from keyturn.follow_up import Retirement, When
 from keyturn.generate import PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.policy import Policy
 from keyturn.generators.text import AnyCharset, Exclude, Length, Require
 from keyturn.http_api import HttpApi
 from keyturn.http_api_plan import HttpApiShape
+from keyturn.kubernetes.cluster import ClusterShape
 from keyturn.model import Strategy
-from keyturn.rendering import Form, Rendering
 from keyturn.shapes import (
     Place,
     Shape,
@@ -50,26 +50,6 @@ from keyturn.shapes import (
     shaped,
     shown,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class S3Copy:
-    """A sealed copy as an object in S3."""
-
-    bucket: str
-    key: str
-    kms_key: str
-    rendering: Rendering
-
-
-@dataclass(frozen=True, slots=True)
-class SsmCopy:
-    """A copy as a SecureString in Parameter Store."""
-
-    name: str
-    kms_key: str
-    may_be_advanced: bool
-    rendering: Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +66,8 @@ class SecretPlan:
         generate: What is generated, where the value is nobody's login.
         failed_logins: How many logins of the secret's own user may fail in a rotation.
         deliver: Where copies of it go.
+        refresh: Who must pick up a new version.
+        cluster: The Kubernetes cluster that these two mean, unless they name one.
         retirement: When the old credential dies.
         http: The API that makes the key, where it is one that the plan declares.
     """
@@ -98,13 +80,15 @@ class SecretPlan:
     authority: str | None = None
     generate: Policy | None = None
     failed_logins: int | None = None
-    deliver: tuple[S3Copy | SsmCopy, ...] = ()
+    deliver: tuple[Copy, ...] = ()
+    refresh: tuple[Reader, ...] = ()
+    cluster: ClusterShape | None = None
     retirement: Retirement = field(default_factory=Retirement)
 
     @property
     def is_followed(self) -> bool:
         """Tell whether anything follows a rotation."""
-        return bool(self.deliver) or self.retirement.when is not When.NEVER
+        return bool(self.deliver or self.refresh) or self.retirement.when is not When.NEVER
 
     http: HttpApi | None = None
 
@@ -115,10 +99,12 @@ class Plan:
 
     Attributes:
         alerts: The addresses of those who are told.
+        cluster: The Kubernetes cluster that all secrets mean, unless they name one.
     """
 
     secrets: Mapping[str, SecretPlan]
     alerts: tuple[str, ...] = ()
+    cluster: ClusterShape | None = None
 
     def for_secret(self, name: str) -> SecretPlan | None:
         """Return what is planned for the secret of that name; None if it is not in the plan."""
@@ -141,89 +127,6 @@ class PasswordShape(Shape, frozen=True, kw_only=True):
     require: Require = _DEFAULT.require
 
 
-_KmsKey = Annotated[
-    _Name, msgspec.Meta(description="Id, ARN or alias of the KMS key that encrypts the copy.")
-]
-_Form = Annotated[
-    Literal["json", "dotenv", "url", "pgpass", "value"],
-    msgspec.Meta(description="What the copy looks like: the document itself, unless said so."),
-]
-_Member = Annotated[
-    _Name, msgspec.Meta(description="With `form: value`: the member that is the copy.")
-]
-_Prefix = Annotated[
-    _Name, msgspec.Meta(description="With `form: dotenv`: stands before each name.")
-]
-
-
-class S3Shape(Shape, frozen=True, kw_only=True):
-    """An object in S3, sealed with KMS before it is sent."""
-
-    bucket: Annotated[_Name, msgspec.Meta(description="The bucket's name.")]
-    key: Annotated[_Name, msgspec.Meta(description="The object's key.")]
-    kms_key: _KmsKey
-    form: _Form = "json"
-    member: _Member | msgspec.UnsetType = msgspec.UNSET
-    prefix: _Prefix | msgspec.UnsetType = msgspec.UNSET
-
-
-class SsmShape(Shape, frozen=True, kw_only=True):
-    """A SecureString in Parameter Store."""
-
-    name: Annotated[_Name, msgspec.Meta(description="The parameter's name.")]
-    kms_key: _KmsKey
-    tier: Annotated[
-        Literal["standard", "advanced"],
-        msgspec.Meta(description="Up to 4,096 bytes; or up to 8,192, which costs money."),
-    ] = "standard"
-    form: _Form = "json"
-    member: _Member | msgspec.UnsetType = msgspec.UNSET
-    prefix: _Prefix | msgspec.UnsetType = msgspec.UNSET
-
-
-class DeliverShape(Shape, frozen=True, kw_only=True):
-    """One destination: exactly one of these."""
-
-    s3: (
-        Annotated[S3Shape, msgspec.Meta(description="An object in S3, sealed before it is sent.")]
-        | msgspec.UnsetType
-    ) = msgspec.UNSET
-    ssm: (
-        Annotated[SsmShape, msgspec.Meta(description="A SecureString in Parameter Store.")]
-        | msgspec.UnsetType
-    ) = msgspec.UNSET
-
-
-_Duration = Annotated[
-    str,
-    msgspec.Meta(
-        description="A whole number of minutes, hours or days, such as 30m, 1h, 7d.",
-        extra_json_schema={"pattern": "^[1-9][0-9]{0,4}[mhd]$"},
-    ),
-]
-
-
-class RetireShape(Shape, frozen=True, kw_only=True):
-    """When the old credential dies: on evidence, and after a while."""
-
-    when: Annotated[
-        Literal["verified", "never"],
-        msgspec.Meta(description="When it is verified that nobody needs it, or never."),
-    ]
-    grace: _Duration = "1h"
-    deadline: _Duration = "7d"
-    at_deadline: Annotated[
-        Literal["hold", "force"],
-        msgspec.Meta(description="Without evidence by then: tell and keep it, or end it."),
-    ] = "hold"
-
-
-_Deliver = Annotated[
-    tuple[DeliverShape, ...], msgspec.Meta(description="Where copies go after each rotation.")
-]
-_Retire = Annotated[RetireShape, msgspec.Meta(description="When the old credential dies.")]
-
-
 class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
     """What every strategy has."""
 
@@ -234,7 +137,8 @@ class _SecretShape(Shape, frozen=True, kw_only=True, tag_field="strategy"):
             " classes, unless said otherwise."
         ),
     ] = msgspec.field(default_factory=PasswordShape)
-    deliver: _Deliver | msgspec.UnsetType = msgspec.UNSET
+    deliver: Deliver | msgspec.UnsetType = msgspec.UNSET
+    refresh: Refresh | msgspec.UnsetType = msgspec.UNSET
 
 
 _FailedLogins = Annotated[
@@ -291,7 +195,7 @@ class DualPasswordShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.DU
     """One login holds two passwords at a time; the admin sets them, or the login itself."""
 
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
-    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
+    retire: Retire | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -303,7 +207,7 @@ class AlternatingUsersShape(
     users: _Users
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin
-    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
+    retire: Retire | msgspec.UnsetType = msgspec.UNSET
 
 
 class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value):
@@ -313,7 +217,7 @@ class AutoShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.AUTO.value
     owner: _Owner | msgspec.UnsetType = msgspec.UNSET
     admin: _Admin | msgspec.UnsetType = msgspec.UNSET
     failed_logins: _FailedLogins | msgspec.UnsetType = msgspec.UNSET
-    retire: _Retire | msgspec.UnsetType = msgspec.UNSET
+    retire: Retire | msgspec.UnsetType = msgspec.UNSET
     http: (
         Annotated[
             HttpApiShape, msgspec.Meta(description="The HTTP API that makes the key, if one does.")
@@ -328,7 +232,8 @@ class GenerateShape(
     """No login: the value is generated, and keeps what verifiers need of the one before."""
 
     generate: Annotated[kinds.AnyPolicy, msgspec.Meta(description="What to make.")]
-    deliver: _Deliver | msgspec.UnsetType = msgspec.UNSET
+    deliver: Deliver | msgspec.UnsetType = msgspec.UNSET
+    refresh: Refresh | msgspec.UnsetType = msgspec.UNSET
 
 
 _AnySecret = SingleUserShape | DualPasswordShape | AlternatingUsersShape | AutoShape | GenerateShape
@@ -349,6 +254,13 @@ class DefaultsShape(Shape, frozen=True, kw_only=True):
         tuple[_Name, ...],
         msgspec.Meta(description="Who is told: `sns:` and an ARN, `eventbridge:` and a bus."),
     ] = ()
+    cluster: (
+        Annotated[
+            ClusterShape,
+            msgspec.Meta(description="The Kubernetes cluster that is meant, unless one is named."),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class PlanShape(Shape, frozen=True, kw_only=True):
@@ -366,20 +278,21 @@ class PlanShape(Shape, frozen=True, kw_only=True):
     )
 
 
-def load(path: Path) -> Plan:
-    """Read a plan file.
+def load(path: Path, known: Kinds) -> Plan:
+    """Read a plan file. *known* is what may follow a rotation.
 
     Raises:
         Misconfigured: The file cannot be read, or `parse` refuses what it holds.
     """
-    return parse(_text(path), source=str(path))
+    return parse(_text(path), known, source=str(path))
 
 
-def parse(text: str, *, source: str) -> Plan:
+def parse(text: str, known: Kinds, *, source: str) -> Plan:
     """Read the text of a plan.
 
     Args:
         text: YAML.
+        known: The kinds of destinations and consumers.
         source: The file's name, for messages.
 
     Raises:
@@ -391,9 +304,12 @@ def parse(text: str, *, source: str) -> Plan:
     if top.get("version", 1) != 1:
         raise refusal(root.at("version"), "is not 1", _FIXES["version"])
     require_keys(top, PlanShape, root, _FIXES)
+    cluster = None
     if "defaults" in top:
         at = root.at("defaults")
-        require_keys(mapping(top["defaults"], at, _FIXES["defaults"]), DefaultsShape, at, _FIXES)
+        defaults = mapping(top["defaults"], at, _FIXES["defaults"])
+        require_keys(defaults, DefaultsShape, at, _FIXES)
+        cluster = follow_plan.cluster_in(defaults, at)
     # The secrets are read one by one, so that a refusal can name the secret.
     read = shaped({**top, "secrets": {}}, PlanShape, root, _FIXES)
     for address in read.defaults.alerts:
@@ -401,13 +317,20 @@ def parse(text: str, *, source: str) -> Plan:
             raise refusal(root.at("defaults.alerts"), "has no such address", _FIXES["alerts"])
     place = root.at("secrets")
     entries = mapping(top["secrets"], place, _FIXES["secrets"])
-    plans = {name: _secret(name, entry, place.at(name)) for name, entry in entries.items()}
-    return Plan(MappingProxyType(plans), read.defaults.alerts)
+    plans = {name: _secret(name, entry, place.at(name), known) for name, entry in entries.items()}
+    return Plan(MappingProxyType(plans), read.defaults.alerts, cluster)
 
 
-def schema() -> dict[str, object]:
+def schema(known: Kinds) -> dict[str, object]:
     """Return the file format as a JSON Schema. `docs/keyturn.schema.json` is its rendering."""
-    shapes: dict[str, object] = _unindented(msgspec.json.schema(PlanShape))
+    shapes = msgspec.json.schema(PlanShape)
+    named, components = follow_plan.schema_of(known)
+    shapes["$defs"] = {**shapes["$defs"], **components, **named}
+    for shape in shapes["$defs"].values():
+        for key, kind in (("deliver", "Destination"), ("consumers", "Consumer")):
+            if key in shape.get("properties", {}):
+                shape["properties"][key]["items"] = {"$ref": f"#/$defs/{kind}"}
+    shapes = _unindented(shapes)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "keyturn.yaml",
@@ -446,40 +369,27 @@ _FIXES: Mapping[str, str] = {
     "generate": "Write a mapping, such as `generate: {kind: hmac}`.",
     "defaults": "Write a mapping, such as `defaults: {alerts: [eventbridge:default]}`.",
     "alerts": "List addresses, such as `sns:arn:aws:sns:eu-west-1:111122223333:alerts`.",
-    "deliver": "List destinations, such as `- s3: {bucket: .., key: .., kms_key: ..}`.",
-    "s3": "Write a mapping with `bucket`, `key` and `kms_key`.",
-    "ssm": "Write a mapping with `name` and `kms_key`.",
-    "bucket": "Name the bucket.",
-    "key": "Write the object's key.",
-    "kms_key": "Name the KMS key by id, ARN or alias, such as `kms_key: alias/secrets`.",
-    "name": "Write the parameter's name.",
-    "tier": "Write `standard` or `advanced`.",
-    "form": f"Use one of {', '.join(Form)}.",
-    "member": "With `form: value`, and only there, name the member that is the copy.",
-    "prefix": "Write the prefix with `form: dotenv`, or remove it.",
-    "retire": "Write a mapping, such as `retire: {when: verified, grace: 1h}`.",
-    "when": "Write `verified` or `never`.",
-    "grace": "Write a whole number and a unit, such as `grace: 1h`.",
-    "deadline": "Write a whole number and a unit, such as `deadline: 7d`, longer than `grace`.",
-    "at_deadline": "Write `hold` or `force`.",
     "http": "Write how the API is asked: `hosts`, `create`, `verify`, `delete`, `list`.",
+    **follow_plan.FIXES,
     **kinds.FIXES,
 }
 
 
-def _secret(name: str, tree: object, place: Place) -> SecretPlan:
+def _secret(name: str, tree: object, place: Place, known: Kinds) -> SecretPlan:
     _require_name(name, place, "Write the name that the secret has in its store.")
     entry = mapping(tree, place, _FIXES["strategy"])
     shape = _shape(entry, place)
     require_keys(entry, shape, place, _FIXES)
+    # First: of a mistake in them, these say more than the shape as a whole.
+    readers, cluster = follow_plan.consumers(entry, place, known)
+    copies = follow_plan.copies(entry, place, known)
     if shape is GenerateShape:
         policy = PasswordPolicy()
         made = kinds.read(entry["generate"], place.at("generate"))
-        copies = _copies(entry, place)
-        return SecretPlan(
-            Strategy.GENERATE, None, None, None, policy, generate=made, deliver=copies
-        )
-    return _login(name, entry, shape, place)
+        planned = SecretPlan(Strategy.GENERATE, None, None, None, policy, generate=made)
+    else:
+        planned = _login(name, entry, shape, place)
+    return replace(planned, deliver=copies, refresh=readers, cluster=cluster)
 
 
 def _login(
@@ -488,9 +398,8 @@ def _login(
     if "password" in entry:
         at = place.at("password")
         require_keys(mapping(entry["password"], at, _FIXES["password"]), PasswordShape, at, _FIXES)
-    copies, retirement = _copies(entry, place), _retirement(entry, place)
     api = http_api_plan.read(entry["http"], place.at("http")) if "http" in entry else None
-    _require_an_end(retirement, api, place)
+    retirement = follow_plan.retirement(entry, place, api)
     read = shaped(entry, shape, place, _FIXES)
     policy = PasswordPolicy(**msgspec.structs.asdict(_given(read, "password")))
     generate.check(policy, str(place.at("password")))
@@ -502,7 +411,6 @@ def _login(
         policy,
         _given(read, "authority"),
         failed_logins=_given(read, "failed_logins"),
-        deliver=copies,
         retirement=retirement,
         http=api,
     )
@@ -540,92 +448,6 @@ def _of_another_strategy(key: str, strategy: str, place: Place) -> Misconfigured
         f"is no key of {strategy}",
         f"Remove `{key}`, or choose one of {', '.join(others)}.",
     )
-
-
-# ---------------------------------------------------------------------------- what follows
-
-_COPIES: Mapping[str, type[S3Shape | SsmShape]] = {"s3": S3Shape, "ssm": SsmShape}
-
-
-def _copies(entry: Mapping[str, object], place: Place) -> tuple[S3Copy | SsmCopy, ...]:
-    listed = entry.get("deliver", [])
-    if not isinstance(listed, list):
-        raise refusal(place.at("deliver"), "is not a list", _FIXES["deliver"])
-    copies = tuple(
-        _copy(each, place.at(f"deliver[{number}]")) for number, each in enumerate(listed)
-    )
-    places = [(type(copy), getattr(copy, "bucket", ""), _last(copy)) for copy in copies]
-    if len(set(places)) < len(places):
-        raise refusal(place.at("deliver"), "names one place twice", "Keep one of the two.")
-    return copies
-
-
-def _last(copy: S3Copy | SsmCopy) -> str:
-    return copy.key if isinstance(copy, S3Copy) else copy.name
-
-
-def _copy(tree: object, place: Place) -> S3Copy | SsmCopy:
-    found = mapping(tree, place, _FIXES["deliver"])
-    refuse_unknown(found, tuple(_COPIES), place)
-    if len(found) != 1:
-        raise refusal(place, "is not exactly one destination", _FIXES["deliver"])
-    [(kind, settings)] = found.items()
-    at = place.at(kind)
-    members = mapping(settings, at, _FIXES[kind])
-    require_keys(members, _COPIES[kind], at, _FIXES)
-    read = shaped(members, _COPIES[kind], at, _FIXES)
-    for key in members:
-        if not getattr(read, key):
-            raise refusal(at.at(key), "is an empty name", _FIXES[key])
-    rendering = _rendering(read, at)
-    if isinstance(read, S3Shape):
-        return S3Copy(read.bucket, read.key, read.kms_key, rendering)
-    return SsmCopy(read.name, read.kms_key, read.tier == "advanced", rendering)
-
-
-def _rendering(read: S3Shape | SsmShape, place: Place) -> Rendering:
-    form = Form(read.form)
-    member = "" if read.member is msgspec.UNSET else read.member
-    prefix = "" if read.prefix is msgspec.UNSET else read.prefix
-    if bool(member) is not (form is Form.VALUE):
-        fact = "goes with `form: value` only" if member else "is missing"
-        raise refusal(place.at("member"), fact, _FIXES["member"])
-    if prefix and form is not Form.DOTENV:
-        raise refusal(place.at("prefix"), "goes with `form: dotenv` only", _FIXES["prefix"])
-    return Rendering(form, member, prefix)
-
-
-def _require_an_end(retirement: Retirement, api: HttpApi | None, place: Place) -> None:
-    """Refuse to retire where an old key cannot be made to be refused before it is deleted."""
-    if retirement.when is not When.NEVER and api is not None and api.deactivate is None:
-        raise refusal(
-            place.at("retire"),
-            "is for keys that can only be deleted",
-            "Write `deactivate` under `http`, or remove `retire`: the next rotation deletes them.",
-        )
-
-
-def _retirement(entry: Mapping[str, object], place: Place) -> Retirement:
-    if "retire" not in entry:
-        return Retirement()
-    at = place.at("retire")
-    members = mapping(entry["retire"], at, _FIXES["retire"])
-    require_keys(members, RetireShape, at, _FIXES)
-    read = shaped(members, RetireShape, at, _FIXES)
-    grace = _duration(read.grace, at.at("grace"), "grace")
-    deadline = _duration(read.deadline, at.at("deadline"), "deadline")
-    if deadline <= grace:
-        raise refusal(at.at("deadline"), "is not longer than `grace`", _FIXES["deadline"])
-    return Retirement(When(read.when), grace, deadline, AtDeadline(read.at_deadline))
-
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def _duration(text: str, place: Place, key: str) -> timedelta:
-    if not re.fullmatch(r"[1-9][0-9]{0,4}[mhd]", text):
-        raise refusal(place, "is no such duration", _FIXES[key])
-    return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
 
 
 # ---------------------------------------------------------------------------- logins

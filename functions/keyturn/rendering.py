@@ -77,6 +77,21 @@ def render(stored: Sensitive, how: Rendering, where: str) -> Sensitive:
     return Sensitive(forms[how.form]())
 
 
+def members(stored: Sensitive, where: str) -> Mapping[str, Sensitive]:
+    """Return the members of a stored document as text; the whole under the empty name.
+
+    A document that is no object has no members.
+    """
+    whole = {"": stored}
+    try:
+        found = document.texts(stored.reveal(), where, "")
+    except Misconfigured:
+        return whole
+    source = _Source(where, found)
+    texts = {name: source.text(name) for name in found if name}
+    return {**{name: Sensitive(text) for name, text in texts.items() if text is not None}, **whole}
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """The members of a document, each as it is written there."""

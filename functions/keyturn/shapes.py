@@ -119,8 +119,12 @@ def _mismatch(fact: str) -> str:
     if kinds := re.fullmatch(r"Expected `(\w+)`, got `(\w+)`?", fact):
         expected, got = (_KINDS[kind] for kind in kinds.groups())
         return f"is {got}, not {expected}"
-    if "of length" in fact:
+    if "`array`" in fact:
         return "has not exactly two entries"
+    if "of length >= 1" in fact:
+        return "is empty"
+    if "matching regex" in fact:
+        return "is not written as it must be"
     return "is none of the values known here"
 
 

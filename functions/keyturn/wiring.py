@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from keyturn import authorities, generate, notifiers, on_demand, targets
+from keyturn import authorities, consumers, destinations, generate, notifiers, on_demand, targets
 from keyturn.boundary import (
     FollowUpEvent,
     GenerationEvent,
@@ -43,7 +45,6 @@ from keyturn.model import (
 from keyturn.ports import (
     Authority,
     Clients,
-    Destination,
     Generate,
     KeyIssuer,
     Minting,
@@ -71,11 +72,15 @@ if TYPE_CHECKING:
     from botocore.config import Config
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from keyturn.follow_up import Delivery, FollowUp, Report
+    from keyturn.follow_plan import Copy, Kinds, Reader
+    from keyturn.follow_up import Delivery, FollowUp, Refresh, Report
+    from keyturn.followers import Given
     from keyturn.generators.kinds import AnyPolicy
     from keyturn.generators.unminted import Unminted
+    from keyturn.kubernetes.api import Kubernetes
+    from keyturn.kubernetes.cluster import ClusterShape
     from keyturn.measures import Measures
-    from keyturn.plan import Plan, S3Copy, SecretPlan, SsmCopy
+    from keyturn.plan import Plan, SecretPlan
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
 """Per call to a store. A step makes at most four, so it ends within the function's time."""
@@ -297,7 +302,7 @@ def follow_up(
                 remedy="Give the function more time, or deploy it twice, each with half the plan.",
             )
         try:
-            made = _follow_up(name, plan.secrets[name], settings, surroundings, client, told)
+            made = _follow_up(name, plan, settings, surroundings, client, told)
             report = made.look(event.sighting, event.only)
             followed.reports[name] = report
             followed.errors += report.errors
@@ -321,7 +326,7 @@ def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str])
     plan = _whole_plan(settings)
     [name] = _followed_names(FollowUpEvent(SecretRef(name), is_asked=True), plan)
     surroundings = settings.surroundings(lambda: EXPLAIN_S)
-    return _follow_up(name, plan.secrets[name], settings, surroundings, _client(), []).status()
+    return _follow_up(name, plan, settings, surroundings, _client(), []).status()
 
 
 def _followed_names(event: FollowUpEvent, plan: Plan) -> list[str]:
@@ -332,14 +337,14 @@ def _followed_names(event: FollowUpEvent, plan: Plan) -> list[str]:
     if name not in names and event.is_asked:
         raise Misconfigured(
             f"{name[:200]!a} is no secret that something follows",
-            remedy="Write `deliver` or `retire` for it in the plan.",
+            remedy="Write `deliver`, `refresh` or `retire` for it in the plan.",
         )
     return [each for each in names if each == name]
 
 
 def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
     name: str,
-    plan: SecretPlan,
+    whole: Plan,
     settings: Settings,
     surroundings: Surroundings,
     client: SecretsManagerClient,
@@ -348,7 +353,7 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
     # Imported here: a function that rotates does not pay for it.
     from keyturn.follow_up import Course, FollowUp
 
-    ref = SecretRef(name)
+    ref, plan = SecretRef(name), whole.secrets[name]
     store = SecretsManager(client, members_of=_kept_as(plan))
 
     def choose(credential: Credential) -> Target:
@@ -357,46 +362,102 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
         secret = _Secret(ref, plan, current)
         return _candidates(credential, secret, settings, surroundings, store).chosen()
 
-    deliveries = [_delivery(name, plan, copy) for copy in plan.deliver]
-    course = Course(deliveries, (), plan.retirement)
+    around = _given(name, plan, whole.cluster, settings, surroundings)
+    deliveries = [_delivery(copy, around) for copy in plan.deliver]
+    refreshes = [_refresh(reader, around) for reader in plan.refresh]
+    course = Course(deliveries, refreshes, plan.retirement)
     return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=_SystemClock())
 
 
-def _delivery(name: str, plan: SecretPlan, copy: S3Copy | SsmCopy) -> Delivery:
-    from keyturn.follow_up import Delivery
-    from keyturn.rendering import render
+def _given(
+    name: str,
+    plan: SecretPlan,
+    cluster: ClusterShape | None,
+    settings: Settings,
+    surroundings: Surroundings,
+) -> Given:
+    """Gather what destinations and consumers of a secret are given."""
+    from keyturn import rendering
+    from keyturn.followers import Given
+    from keyturn.kubernetes.cluster import kubernetes
 
-    def rendered(version: Version) -> Sensitive:
+    def signing_secret(other: str) -> Sensitive:
+        store = SecretsManager(_client(), members_of=Whole())
+        return _admin(other, settings, store).secret
+
+    @cache
+    def reach(named: ClusterShape | None) -> Kubernetes:
+        meant = named or plan.cluster or cluster
+        if meant is None:
+            raise Misconfigured(
+                f"{name}: no Kubernetes cluster is named",
+                remedy="Write `cluster` under `refresh` or `defaults` in the plan.",
+            )
+        return kubernetes(meant, _any_client, signing_secret, surroundings)
+
+    def stored(version: Version) -> Sensitive:
         kept = version.credential
-        stored = kept.document if plan.generate is None else kept.secret
-        return render(stored, copy.rendering, f"{name} version {version.rotation_id}")
+        return kept.document if plan.generate is None else kept.secret
 
-    return Delivery(_destination(name, copy), rendered)
+    def where(version: Version) -> str:
+        return f"{name} version {version.rotation_id}"
 
-
-def _destination(name: str, copy: S3Copy | SsmCopy) -> Destination:
-    from keyturn.plan import S3Copy
-
-    if isinstance(copy, S3Copy):
-        from keyturn.destinations.s3_blob import S3Blob
-
-        return S3Blob(
-            _any_client("s3", None),
-            _any_client("kms", None),
-            bucket=copy.bucket,
-            key=copy.key,
-            kms_key=copy.kms_key,
-            secret=name,
-        )
-    from keyturn.destinations.ssm_parameter import SsmParameter
-
-    return SsmParameter(
-        _any_client("ssm", None),
-        parameter=copy.name,
-        kms_key=copy.kms_key,
-        secret=name,
-        may_be_advanced=copy.may_be_advanced,
+    return Given(
+        name,
+        _any_client,
+        reach,
+        lambda version, how: rendering.render(stored(version), how, where(version)),
+        lambda version: rendering.members(stored(version), where(version)),
+        signing_secret,
+        surroundings,
     )
+
+
+def _delivery(copy: Copy, around: Given) -> Delivery:
+    from keyturn.follow_up import Delivery
+
+    module = _declaring(destinations)[copy.kind]
+    destination = module.make(copy.kind, copy.settings, around)
+    how = copy.settings.rendering()
+    return Delivery(destination, lambda version: around.rendered(version, how))
+
+
+def _refresh(reader: Reader, around: Given) -> Refresh:
+    from keyturn.follow_up import Refresh
+
+    module, settings = _declaring(consumers)[reader.kind], reader.settings
+    consumer = module.make(reader.kind, settings, around)
+    return Refresh(consumer, settings.verify == "full", settings.IS_COPY)
+
+
+def _declaring(package: ModuleType) -> Mapping[str, Any]:
+    """Return the modules of destinations or consumers, by the kinds that each declares."""
+    declaring = [module for module in _modules(package) if hasattr(module, "SHAPES")]
+    return {kind: module for module in declaring for kind in module.SHAPES}
+
+
+def plan_kinds() -> Kinds:
+    """Return the kinds of destinations and consumers that a plan may name."""
+    from keyturn.follow_plan import Kinds
+
+    places, readers = _declaring(destinations), _declaring(consumers)
+    return Kinds(
+        {kind: module.SHAPES[kind] for kind, module in places.items()},
+        {kind: module.SHAPES[kind] for kind, module in readers.items()},
+        {kind: module.FIXES for kind, module in {**places, **readers}.items()},
+    )
+
+
+def read_plan(file: Path) -> Plan:
+    """Read a plan, strictly.
+
+    Raises:
+        Misconfigured: See `keyturn.plan.load`.
+    """
+    # Imported here: without a plan, a cold start does not pay for decoding one.
+    from keyturn import plan
+
+    return plan.load(file, plan_kinds())
 
 
 def _notifiers(addresses: Iterable[str]) -> list[Notifier]:
@@ -607,6 +668,12 @@ def _matches(ref: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
+def _name_in(pattern: str) -> str:
+    """Return what *pattern* says of a secret's name: an ARN ends in six characters of its own."""
+    found = re.search(r":secret:(.+)-.{6}$", pattern)
+    return found[1] if found else pattern
+
+
 def _is_arn(name: str) -> bool:
     return name.startswith("arn:")
 
@@ -617,18 +684,13 @@ def _whole_plan(settings: Settings) -> Plan:
             "there is no plan, so nothing follows a rotation",
             remedy="Put a keyturn.yaml beside the function, or name it in KEYTURN_PLAN.",
         )
-    from keyturn import plan
-
-    return plan.load(settings.plan_file)
+    return read_plan(settings.plan_file)
 
 
 def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
     if settings.plan_file is None:
         return None
-    # Imported here: without a plan, a cold start does not pay for decoding one.
-    from keyturn import plan
-
-    return plan.load(settings.plan_file).for_secret(name)
+    return read_plan(settings.plan_file).for_secret(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -994,7 +1056,9 @@ def _modules(package: ModuleType, *, like: str = "") -> Iterator[Any]:
 
 
 def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
-    if not _matches(name, settings.admin_secrets):
+    allowed = settings.admin_secrets
+    # A plan may give the name alone: then it is one of this account, in this region.
+    if not _matches(name, allowed if _is_arn(name) else tuple(map(_name_in, allowed))):
         raise Denied(
             f"the admin secret {name[:200]!a} is not one that KEYTURN_ADMIN_SECRETS allows",
             remedy="List the admin secret in KEYTURN_ADMIN_SECRETS, if it is the right one.",

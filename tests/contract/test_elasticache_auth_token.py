@@ -55,6 +55,7 @@ from keyturn.testing.strict_replication_group import (
     StrictReplicationGroups,
     Undocumented,
 )
+from keyturn.wiring import plan_kinds
 from redises import connect, credential, logs_in, set_passwords
 
 PAGE = (Path(__file__).parents[2] / "docs" / "elasticache.md").read_text(encoding="utf-8")
@@ -679,7 +680,7 @@ def test_the_statement_in_the_page_grants_what_is_declared_and_no_more() -> None
 def test_the_plan_in_the_page_makes_tokens_that_are_taken(room: Room) -> None:
     """The default alphabet has symbols that no token may have."""
     (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-    (planned,) = parse(text, source="docs/elasticache.md").secrets.values()
+    (planned,) = parse(text, plan_kinds(), source="docs/elasticache.md").secrets.values()
 
     assert set(planned.password.alphabet) <= {*string.ascii_letters, *string.digits, *SYMBOLS}
     assert _why(room, room.current.credential, lambda: generate.password(planned.password)) == (

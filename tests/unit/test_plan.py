@@ -20,17 +20,22 @@ from hypothesis import strategies as st
 
 from keyturn import generate, plan
 from keyturn.errors import Misconfigured
+from keyturn.follow_plan import RefreshShape, RetireShape
 from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.generate import CharacterClass, Charset, PasswordPolicy
 from keyturn.generators import kinds
 from keyturn.generators.shared_keys import Hmac
+from keyturn.kubernetes.cluster import ClusterShape
 from keyturn.model import Strategy, Trace
 from keyturn.rendering import Form, Rendering
+from keyturn.shapes import Shape, keys
+from keyturn.wiring import plan_kinds
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "plan.md").read_text(encoding="utf-8")
 RENEW = (
-    'python -c "import json; from keyturn import plan; print(json.dumps(plan.schema(), indent=2))"'
+    'python -c "import json; from keyturn import plan, wiring;'
+    ' print(json.dumps(plan.schema(wiring.plan_kinds()), indent=2))"'
     " > docs/keyturn.schema.json"
 )
 
@@ -56,7 +61,7 @@ CLUSTER = "arn:aws:rds:eu-west-1:111122223333:cluster:reports"
 
 
 def read(text: str) -> plan.Plan:
-    return plan.parse(text, source="keyturn.yaml")
+    return plan.parse(text, plan_kinds(), source="keyturn.yaml")
 
 
 def refusal(text: str) -> tuple[str, str]:
@@ -261,8 +266,8 @@ ASK_HALF = "Write the character itself, or its one escape that begins with a cap
 ASK_TAG = "Remove the tag; quote the text if it begins with an exclamation mark."
 ASK_KEY = "Quote the key, if it is a name; else remove it."
 PAIR_KEYS = (
-    "strategy, password, deliver, users, owner, admin, retire, authority, failed_logins, http,"
-    " generate"
+    "strategy, password, deliver, refresh, users, owner, admin, retire, authority, failed_logins,"
+    " http, generate"
 )
 EMPTY = "is empty"
 NOT_MAP = "is not a mapping"
@@ -1169,29 +1174,29 @@ class TestAFile:
         path = tmp_path / "keyturn.yaml"
         path.write_text(SINGLE.replace("prod", "pröd"), encoding="utf-8")
 
-        assert plan.load(path).for_secret("pröd/reports/db") is not None
+        assert plan.load(path, plan_kinds()).for_secret("pröd/reports/db") is not None
 
     def test_is_named_in_a_refusal(self, tmp_path: Path) -> None:
         path = tmp_path / "other.yml"
         path.write_text("secrets: {}\n", encoding="utf-8")
 
         with pytest.raises(Misconfigured, match=rf"^{re.escape(str(path))}: has no `version`$"):
-            plan.load(path)
+            plan.load(path, plan_kinds())
 
     def test_that_is_absent_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match=r"keyturn\.yaml: cannot be read: No such file"):
-            plan.load(tmp_path / "keyturn.yaml")
+            plan.load(tmp_path / "keyturn.yaml", plan_kinds())
 
     def test_that_is_a_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match=r"cannot be read: Is a directory"):
-            plan.load(tmp_path)
+            plan.load(tmp_path, plan_kinds())
 
     def test_in_another_encoding_is_refused_without_its_text(self, tmp_path: Path) -> None:
         path = tmp_path / "keyturn.yaml"
         path.write_text(SINGLE, encoding="utf-16")
 
         with pytest.raises(Misconfigured, match="is not UTF-8 text") as caught:
-            plan.load(path)
+            plan.load(path, plan_kinds())
 
         assert caught.value.__context__ is None
 
@@ -1212,14 +1217,16 @@ class TestTheGuide:
 
     def test_describes_every_key(self) -> None:
         described = set(re.findall(r"^\| `([a-z0-9_]+)` \|", GUIDE, flags=re.MULTILINE))
-        shapes = (
+        shapes: tuple[type[Shape], ...] = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
             *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape, plan.DualPasswordShape),
-            *(plan.DefaultsShape, plan.DeliverShape, plan.S3Shape, plan.SsmShape, plan.RetireShape),
+            *(plan.DefaultsShape, RefreshShape, RetireShape, ClusterShape),
+            *plan_kinds().destinations.values(),
+            *plan_kinds().consumers.values(),
         )
-        keys = set(chain.from_iterable(shape.__struct_fields__ for shape in shapes))
+        named = set(chain.from_iterable(keys(shape) for shape in shapes))
 
-        assert keys | {"strategy"} <= described
+        assert named | {"strategy", *plan_kinds().fixes} <= described
 
     def test_shows_the_symbols_of_every_charset(self) -> None:
         rows = re.findall(r"^\| `([a-z]+)` \| `(- [^`]+)` \|", GUIDE, flags=re.MULTILINE)
@@ -1243,7 +1250,7 @@ class TestTheSchema:
     def test_is_the_one_in_the_docs(self) -> None:
         stored = (DOCS / "keyturn.schema.json").read_text(encoding="utf-8")
 
-        assert stored == json.dumps(plan.schema(), indent=2) + "\n", f"renew it: {RENEW}"
+        assert stored == json.dumps(schema(), indent=2) + "\n", f"renew it: {RENEW}"
 
     def test_is_renewed_by_the_command_that_its_test_names(self) -> None:
         python, _, code = RENEW.partition(" -c ")
@@ -1257,7 +1264,7 @@ class TestTheSchema:
         )
 
         assert python == "python"
-        assert done.stdout == json.dumps(plan.schema(), indent=2) + "\n"
+        assert done.stdout == json.dumps(schema(), indent=2) + "\n"
 
     def test_describes_every_key_for_editors(self) -> None:
         for shape in definitions().values():
@@ -1274,7 +1281,7 @@ class TestTheSchema:
 
         assert set(pair["required"]) == {"strategy", "users", "admin"}
         assert set(single["properties"]) == {
-            *("strategy", "password", "authority", "failed_logins", "deliver"),
+            *("strategy", "password", "authority", "failed_logins", "deliver", "refresh"),
         }
 
     def test_has_the_password_defaults_of_the_policy(self) -> None:
@@ -1295,8 +1302,15 @@ class TestTheSchema:
         ]
 
 
+def schema() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = plan.schema(plan_kinds())
+    return found
+
+
 def definitions() -> Mapping[str, Mapping[str, Any]]:
-    found: Mapping[str, Mapping[str, Any]] = json.loads(json.dumps(plan.schema()))["$defs"]
+    found: Mapping[str, Mapping[str, Any]] = json.loads(json.dumps(plan.schema(plan_kinds())))[
+        "$defs"
+    ]
     return found
 
 
@@ -1324,10 +1338,11 @@ class TestWhatFollows:
             "sns:arn:aws:sns:eu-west-1:111122223333:secrets",
             "eventbridge:default",
         )
-        assert secret.deliver == (
-            plan.S3Copy("copies", "orders/db", "alias/secrets", Rendering()),
-            plan.SsmCopy("/orders", "alias/secrets", True, Rendering(Form.VALUE, "password")),  # noqa: FBT003
-        )
+        s3, ssm = secret.deliver
+        assert (s3.kind, s3.settings.rendering()) == ("s3", Rendering())
+        assert s3.settings.place() == ("copies", "orders/db")
+        assert (ssm.kind, ssm.settings.rendering()) == ("ssm", Rendering(Form.VALUE, "password"))
+        assert getattr(ssm.settings, "tier") == "advanced"  # noqa: B009  # each kind has its own
         assert secret.retirement == Retirement(
             When.VERIFIED, timedelta(minutes=30), timedelta(days=2), AtDeadline.FORCE
         )
@@ -1352,7 +1367,8 @@ class TestWhatFollows:
 
         [copy] = read(dedent(text)).secrets["s"].deliver
 
-        assert copy == plan.SsmCopy("/s", "alias/s", False, Rendering())  # noqa: FBT003
+        assert (copy.kind, copy.settings.place()) == ("ssm", ("/s",))
+        assert copy.settings.rendering() == Rendering()
 
     @pytest.mark.parametrize(
         "old, new, place, fact",
@@ -1364,7 +1380,7 @@ class TestWhatFollows:
             ("- s3:", "- ssm: {}\n        s3:", "deliver[0]", "is not exactly one destination"),
             ("{bucket: copies, ", "{", "deliver[0].s3", "has no `bucket`"),
             ("bucket: copies", "bucket: 7", "deliver[0].s3.bucket", "a whole number, not text"),
-            ("bucket: copies", "bucket: ''", "deliver[0].s3.bucket", "is an empty name"),
+            ("bucket: copies", "bucket: ''", "deliver[0].s3.bucket", "is empty"),
             ("tier: advanced", "tier: huge", "deliver[1].ssm.tier", "none of the values"),
             ("form: value", "form: xml", "deliver[1].ssm.form", "none of the values"),
             (", member: password", "", "deliver[1].ssm.member", "is missing"),
@@ -1395,3 +1411,49 @@ class TestWhatFollows:
         )
 
         assert "names one place twice" in refusal(twice)[0]
+
+
+CLUSTERS = """\
+version: 1
+defaults: {cluster: {eks: prod, region: eu-west-1}}
+secrets:
+  a: {strategy: single-user, refresh: {consumers: []}}
+  b:
+    strategy: single-user
+    refresh: {cluster: {gke: projects/p/locations/l/clusters/c}, consumers: []}
+"""
+
+
+class TestClusters:
+    def test_one_is_meant_by_all_or_by_a_secret(self) -> None:
+        found = read(CLUSTERS)
+
+        assert found.cluster == ClusterShape(eks="prod", region="eu-west-1")
+        assert found.secrets["a"].cluster is None
+        assert found.secrets["b"].cluster == ClusterShape(gke="projects/p/locations/l/clusters/c")
+
+    @pytest.mark.parametrize(
+        "old,new,place,fact",
+        [
+            ("eks: prod, ", "", "defaults.cluster", "is not exactly one of eks, gke and server"),
+            ("eks: prod", "eks: prod, server: 'https://k'", "defaults.cluster", "exactly one"),
+            ("{eks: prod, region: eu-west-1}", "prod", "defaults.cluster", "is not a mapping"),
+            ("region:", "regoin:", "defaults.cluster.regoin", "is not a key"),
+            ("eks: prod", "eks: ''", "defaults.cluster.eks", "is empty"),
+            ("gke: projects/p", "gke: p", "secrets.b.refresh.cluster.gke", "is not written as"),
+            (
+                "gke: projects/p/locations/l/clusters/c",
+                "server: k",
+                "secrets.b.refresh.cluster.server",
+                "is not written as",
+            ),
+            ("{consumers: []}}\n  b", "{}}\n  b", "secrets.a.refresh", "has no `consumers`"),
+            ("consumers: []}}\n  b", "consumers: 7}}\n  b", "a.refresh.consumers", "not a list"),
+        ],
+    )
+    def test_is_refused_at_its_place(self, old: str, new: str, place: str, fact: str) -> None:
+        said, remedy = refusal(CLUSTERS.replace(old, new, 1))
+
+        assert place in said
+        assert fact in said
+        assert remedy

@@ -17,9 +17,9 @@ app = typer.Typer(help="Check and explain a plan (keyturn.yaml).", no_args_is_he
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="The plan.")] = Path("keyturn.yaml")) -> None:
     """Read a plan as the functions do, and say what is wrong with it."""
-    from keyturn.plan import load
+    from keyturn.wiring import read_plan
 
-    load(file)
+    read_plan(file)
     typer.echo(f"{file} is a valid plan.")
 
 
@@ -27,8 +27,9 @@ def check(file: Annotated[Path, typer.Argument(help="The plan.")] = Path("keytur
 def schema() -> None:
     """Print the plan's JSON Schema, for editors."""
     from keyturn.plan import schema as plan_schema
+    from keyturn.wiring import plan_kinds
 
-    typer.echo(json.dumps(plan_schema(), indent=2))
+    typer.echo(json.dumps(plan_schema(plan_kinds()), indent=2))
 
 
 @app.command()

@@ -13,13 +13,39 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+import msgspec
 
 from keyturn.boundary import ask_aws
 from keyturn.destinations.sealing import Kms, Label, seal
 from keyturn.errors import Busy, Drifted, Misconfigured
+from keyturn.followers import CopyShape, Given, NonEmpty
 from keyturn.model import RotationId, Sensitive, Version
 from keyturn.ports import Held
+
+
+class S3Shape(CopyShape, frozen=True, kw_only=True):
+    """An object in S3, sealed with KMS before it is sent."""
+
+    bucket: Annotated[NonEmpty, msgspec.Meta(description="The bucket's name.")]
+    key: Annotated[NonEmpty, msgspec.Meta(description="The object's key.")]
+    kms_key: Annotated[
+        NonEmpty, msgspec.Meta(description="Id, ARN or alias of the KMS key that seals the copy.")
+    ]
+
+    def place(self) -> tuple[str, ...]:
+        """See `CopyShape.place`."""
+        return self.bucket, self.key
+
+
+SHAPES = {"s3": S3Shape}
+FIXES = {
+    "s3": "Write a mapping with `bucket`, `key` and `kms_key`.",
+    "bucket": "Name the bucket.",
+    "key": "Write the object's key.",
+    "kms_key": "Name the KMS key by id, ARN or alias, such as `kms_key: alias/secrets`.",
+}
 
 PERMISSIONS = (
     "kms:Encrypt",
@@ -59,6 +85,19 @@ class S3(Protocol):
     def put_object(self, **parameters: object) -> Mapping[str, Any]:
         """PutObject."""
         ...
+
+
+def make(kind: str, settings: S3Shape, given: Given) -> S3Blob:
+    """Make the destination that a plan names."""
+    del kind
+    return S3Blob(
+        given.clients("s3", None),
+        given.clients("kms", None),
+        bucket=settings.bucket,
+        key=settings.key,
+        kms_key=settings.kms_key,
+        secret=given.secret,
+    )
 
 
 class S3Blob:

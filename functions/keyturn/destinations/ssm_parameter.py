@@ -19,12 +19,41 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
 
 from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, Drifted, Misconfigured
+from keyturn.followers import CopyShape, Given, NonEmpty
 from keyturn.model import RotationId, Sensitive, Version
 from keyturn.ports import Held
+
+
+class SsmShape(CopyShape, frozen=True, kw_only=True):
+    """A SecureString in Parameter Store."""
+
+    name: Annotated[NonEmpty, msgspec.Meta(description="The parameter's name.")]
+    kms_key: Annotated[
+        NonEmpty, msgspec.Meta(description="Id, ARN or alias of the KMS key that encrypts it.")
+    ]
+    tier: Annotated[
+        Literal["standard", "advanced"],
+        msgspec.Meta(description="Up to 4,096 bytes; or up to 8,192, which costs money."),
+    ] = "standard"
+
+    def place(self) -> tuple[str, ...]:
+        """See `CopyShape.place`."""
+        return (self.name,)
+
+
+SHAPES = {"ssm": SsmShape}
+FIXES = {
+    "ssm": "Write a mapping with `name` and `kms_key`.",
+    "name": "Write the parameter's name.",
+    "kms_key": "Name the KMS key by id, ARN or alias, such as `kms_key: alias/secrets`.",
+    "tier": "Write `standard` or `advanced`.",
+}
 
 PERMISSIONS = (
     "kms:Encrypt",
@@ -68,6 +97,18 @@ class _Seen:
 
 _EXISTS: Mapping[str, Any] = {}
 _ANSWERS = {"ParameterAlreadyExists": _EXISTS}
+
+
+def make(kind: str, settings: SsmShape, given: Given) -> SsmParameter:
+    """Make the destination that a plan names."""
+    del kind
+    return SsmParameter(
+        given.clients("ssm", None),
+        parameter=settings.name,
+        kms_key=settings.kms_key,
+        secret=given.secret,
+        may_be_advanced=settings.tier == "advanced",
+    )
 
 
 class SsmParameter:

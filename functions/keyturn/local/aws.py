@@ -18,6 +18,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
@@ -33,6 +34,7 @@ from werkzeug.serving import make_server
 from keyturn.errors import Misconfigured
 from keyturn.local import identities
 from keyturn.local.calls import CLIENT_KEY_ID, CallLog
+from keyturn.local.clock import Clock
 from keyturn.local.functions import Functions
 from keyturn.local.patches import applied, moto_patches
 from keyturn.local.secrets_manager import RotationSettings, SecretsManager
@@ -82,6 +84,7 @@ class LocalAws:
         self._undo = contextlib.ExitStack()
         self._endpoint_url: str | None = None
         self._functions: Functions | None = None
+        self._clock: Clock | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -128,6 +131,12 @@ class LocalAws:
         """Wait until no rotation and no event is under way. False if the time was up first."""
         return self._functions is None or self._functions.settle(timeout_s)
 
+    def advance(self, by: timedelta) -> None:
+        """Let time pass, and what becomes due on the way happen. See `keyturn.local.clock`."""
+        if self._clock is None:
+            raise Misconfigured("the local AWS is not running", remedy="Call start() first.")
+        self._clock.advance(by)
+
     def start(self) -> None:
         """Serve.
 
@@ -146,7 +155,7 @@ class LocalAws:
 
     def stop(self) -> None:
         """End everything and forget every resource. Repeatable."""
-        self._endpoint_url = self._functions = None
+        self._endpoint_url = self._functions = self._clock = None
         self._undo.close()
 
     def _serve(self, undo: contextlib.ExitStack) -> None:
@@ -167,6 +176,8 @@ class LocalAws:
         application = self.log.recording(identities.serving(secrets_manager.serving(moto)))
         undo.enter_context(_served(application, listening))
         undo.callback(functions.stop)
+        self._clock = Clock(functions, self.region)
+        undo.callback(self._clock.close)
         self._endpoint_url, self._functions = endpoint_url, functions
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
+from keyturn.local.demo_aftermath import OLD_LOGIN, Aftermath, broken, steps
+from keyturn.local.demo_aftermath import verdict as aftermath_verdict
 from keyturn.local.demo_recording import (
     METHOD,
     KnownVersion,
@@ -34,6 +36,7 @@ from keyturn.local.demo_recording import (
     refused_logins,
     resolution_ms,
     served,
+    spans,
     verdict,
 )
 
@@ -57,12 +60,15 @@ NAME_MAX_CHARACTERS = 16
 """How much of a user's name fits beside its row."""
 
 
-def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
+def page(
+    recordings: Sequence[Recording], measured_at: datetime, aftermath: Aftermath | None = None
+) -> str:
     """Return the page.
 
     Args:
         recordings: What to show, in this order.
         measured_at: Aware.
+        aftermath: The follow-up, if there was one.
     """
     html = ET.Element("html", {"lang": "en"})
     head = _add(html, "head")
@@ -76,6 +82,8 @@ def page(recordings: Sequence[Recording], measured_at: datetime) -> str:
     _add_legend(main)
     for recording in recordings:
         _add_run(main, recording)
+    if aftermath is not None:
+        _add_aftermath(main, aftermath)
     _add_close_ups(main, recordings)
     _add_figures(main, recordings)
     _add_method(main, recordings, measured_at)
@@ -213,6 +221,94 @@ _LEGEND: list[tuple[str, _Drawing]] = [
     ("refused, then in after a fresh read", [("circle", _FRESH)]),
     ("begin and end of the steps create, set, test, finish", [("path", _TICKS)]),
 ]
+
+
+# ---------------------------------------------------------------------------- the follow-up
+
+
+def _add_aftermath(parent: ET.Element, aftermath: Aftermath) -> None:
+    section = _add(parent, "section")
+    heading = _add(section, "h2", "Afterwards: the follow-up ")
+    kind = "bad" if broken(aftermath) else "good"
+    badge = f"{aftermath.refused} of {aftermath.logins} logins refused"
+    _add(heading, "span", badge, class_=f"badge {kind}")
+    _add(
+        section,
+        "p",
+        aftermath_verdict(aftermath),
+        class_="broken" if broken(aftermath) else "sound",
+    )
+    _add_chart(section, _aftermath_chart(aftermath))
+    _add(section, "p", _TIME_LAPSE)
+    table = _add(section, "table")
+    row = _add(_add(table, "thead"), "tr")
+    _add(row, "th", "What", scope="col")
+    _add(row, "th", "after", scope="col")
+    body = _add(table, "tbody")
+    for at_min, what in steps(aftermath):
+        row = _add(body, "tr")
+        _add(row, "th", what, scope="row")
+        _add(row, "td", f"{at_min:.0f} min")
+
+
+_TIME_LAPSE = (
+    "Minutes are the local cloud's: it lets time pass, and its schedules, delayed messages and"
+    " functions go by that. A row is green from when it has the new version; the old login is green"
+    " as long as it is accepted."
+)
+
+
+def _aftermath_chart(aftermath: Aftermath) -> ET.Element:
+    rows = [*aftermath.places, OLD_LOGIN]
+    height = HEAD + ROW * len(rows) + AXIS
+    svg = ET.Element("svg", {"viewBox": f"0 0 {WIDTH} {height}", "role": "img"})
+    svg.set("aria-labelledby", "follow-up-title follow-up-desc")
+    _add(svg, "title", "Who had which version when", id="follow-up-title")
+    told = [f"After {at:.0f} minutes: {what}." for at, what in steps(aftermath)]
+    _add(svg, "desc", " ".join(told), id="follow-up-desc")
+    for number, name in enumerate(rows):
+        y = HEAD + ROW * (number + 0.5)
+        label = _add(svg, "text", _shortened(name), x=0.0, y=y + 4.5)
+        _add(label, "title", name)
+        for span in _aftermath_spans(aftermath, number):
+            left, right = (LEFT + PLOT * _part(aftermath, at) for at in (span.start_s, span.end_s))
+            if span.value:
+                place = {"x": left, "y": y - BAR / 2, "width": right - left, "height": float(BAR)}
+                _add(svg, "rect", class_="yes", rx="2", **place)
+            else:
+                _add(svg, "line", class_="no", x1=left, x2=right, y1=y, y2=y)
+    _draw_heard(svg, aftermath, height - AXIS)
+    return svg
+
+
+def _aftermath_spans(aftermath: Aftermath, row: int) -> list[Span[bool]]:
+    """Return when a row is green. Times are minutes here."""
+    is_place = row < len(aftermath.places)
+    samples = [
+        (each.at_min, each.has_new[row] if is_place else each.old_works)
+        for each in aftermath.moments
+    ]
+    return spans(samples, aftermath.length_min)
+
+
+def _part(aftermath: Aftermath, at_min: float) -> float:
+    return at_min / (aftermath.length_min or 1.0)
+
+
+def _draw_heard(svg: ET.Element, aftermath: Aftermath, bottom: float) -> None:
+    _add(svg, "text", "told by SNS", class_="quiet", x=0.0, y=19.0)
+    for each in aftermath.heard:
+        x = LEFT + PLOT * _part(aftermath, each.at_min)
+        _add(svg, "line", class_="tick", x1=x, x2=x, y1=26.0, y2=bottom)
+        at_end = _part(aftermath, each.at_min) > 0.9  # noqa: PLR2004  # where a name has no room
+        anchor = "end" if at_end else "start"
+        _add(svg, "text", each.happening.value, x=x, y=19.0, text_anchor=anchor)
+    y = bottom + 6
+    _add(svg, "line", class_="axis", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=y, y2=y)
+    for at_min in range(0, int(aftermath.length_min) + 1, 10):
+        x = LEFT + PLOT * _part(aftermath, at_min)
+        _add(svg, "line", class_="axis", x1=x, x2=x, y1=y, y2=y + 5)
+        _add(svg, "text", f"{at_min} min", class_="name quiet", x=x, y=y + 19)
 
 
 # ---------------------------------------------------------------------------- charts

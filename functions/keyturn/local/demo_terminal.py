@@ -14,6 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from keyturn.local.demo_aftermath import OLD_LOGIN, Aftermath, broken
+from keyturn.local.demo_aftermath import verdict as aftermath_verdict
 from keyturn.local.demo_recording import (
     KnownVersion,
     Recording,
@@ -76,6 +78,53 @@ def timeline(recording: Recording, width: int) -> Group:
     return Group(
         title, _rotations(recording, columns), *lines, _axis(recording, columns), conclusion
     )
+
+
+def aftermath_timeline(aftermath: Aftermath, width: int) -> Group:
+    """Return who had which version when, what became of the old login, and who was told."""
+    columns = max(1, width - LABEL_WIDTH)
+    numbers = range(len(aftermath.places))
+    rows = [(aftermath.places[n], _has_new(aftermath, n, columns)) for n in numbers]
+    rows.append((OLD_LOGIN, _old_login(aftermath, columns)))
+    is_good = not broken(aftermath)
+    conclusion = Text(aftermath_verdict(aftermath), style="" if is_good else "bold red")
+    axis = f"{aftermath.length_min:.0f} min".rjust(columns - 5)
+    return Group(
+        Text(f"follow-up of {aftermath.secret}", style="bold"),
+        *(_line(name, row) for name, row in rows),
+        _told(aftermath, columns),
+        Text(" " * LABEL_WIDTH + "0 min" + axis, style="bright_black"),
+        conclusion,
+    )
+
+
+def _has_new(aftermath: Aftermath, place: int, columns: int) -> list[Cell]:
+    found = [(each.at_min, each.has_new[place]) for each in aftermath.moments]
+    return [Cell.SERVED if new else Cell.ACCEPTED for new in _at_columns(found, columns)]
+
+
+def _old_login(aftermath: Aftermath, columns: int) -> list[Cell]:
+    found = [(each.at_min, each.old_works) for each in aftermath.moments]
+    return [Cell.ACCEPTED if works else Cell.REFUSED for works in _at_columns(found, columns)]
+
+
+def _at_columns(samples: Sequence[tuple[float, bool]], columns: int) -> list[bool]:
+    """Return the latest sample at the beginning of each column."""
+    end = samples[-1][0] or 1.0
+    times = [end * column / columns for column in range(columns)]
+    return [
+        [value for at, value in samples if at <= max(time, samples[0][0])][-1] for time in times
+    ]
+
+
+def _told(aftermath: Aftermath, columns: int) -> Text:
+    line = [" "] * columns
+    for each in aftermath.heard:
+        word = each.happening.value
+        column = int(columns * each.at_min / (aftermath.length_min or 1.0))
+        first = max(0, min(columns - len(word), column))
+        line[first : first + len(word)] = word
+    return Text("SNS".ljust(LABEL_WIDTH) + "".join(line), style="cyan")
 
 
 def legend() -> Text:

@@ -90,11 +90,15 @@ class Functions:
     Args:
         folder: Where code is unpacked and logs are kept; the caller's to delete.
         endpoint_url: The local AWS, as functions are to see it.
+
+    Attributes:
+        ahead_s: How far the functions' time is ahead of the real one, in seconds.
     """
 
     def __init__(self, folder: Path, endpoint_url: str) -> None:
         self._folder = folder
         self._endpoint_url = endpoint_url
+        self.ahead_s = 0.0
         self._lock = threading.Lock()
         self._idle: defaultdict[Function, list[_Worker]] = defaultdict(list)
         self._workers: list[_Worker] = []
@@ -109,7 +113,7 @@ class Functions:
             failure = worker.await_ready()
             if failure is not None:
                 return failure
-        answer = worker.ask(event)
+        answer = worker.ask(event, self.ahead_s)
         with self._lock:
             if worker.is_alive:
                 self._idle[function].append(worker)
@@ -212,9 +216,9 @@ class _Worker:
         self.end()
         return self._failed(said, INIT_TIMEOUT_S)
 
-    def ask(self, event: object) -> Answer:
+    def ask(self, event: object, ahead_s: float) -> Answer:
         """Hand over one event and wait for the answer."""
-        request = json.dumps({"event": event, "id": str(uuid.uuid4())})
+        request = json.dumps({"event": event, "id": str(uuid.uuid4()), "ahead_s": ahead_s})
         with contextlib.suppress(BrokenPipeError):
             _pipe(self._process.stdin).write(request + "\n")
             _pipe(self._process.stdin).flush()

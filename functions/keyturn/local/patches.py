@@ -134,7 +134,7 @@ def _send_to_targets(functions: Functions, original: Any) -> Any:
             return
         ours = [target for target in self.targets if _service(target) in {"lambda", "sns"}]
         for target in ours:
-            _deliver(functions, self, target, _as_received(original_event))
+            deliver(functions, self, target, _as_received(original_event))
         others = copy.copy(self)
         others.targets = [target for target in self.targets if target not in ours]
         original(others, original_event, *rest, **named)
@@ -152,7 +152,8 @@ def _as_received(event: Mapping[str, Any]) -> dict[str, Any]:
     return {**event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
-def _deliver(functions: Functions, rule: Any, target: Any, event: dict[str, Any]) -> None:
+def deliver(functions: Functions, rule: Any, target: Any, event: dict[str, Any]) -> None:
+    """Hand *event*, as the rule's target wants to see it, to a function or a topic."""
     shown: Any = {key: value for key, value in event.items() if key != "ingestion-time"}
     if "InputTransformer" in target:
         transformer = target["InputTransformer"]

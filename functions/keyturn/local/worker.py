@@ -1,13 +1,15 @@
 """What runs in the place of the Lambda runtime: one process, one function, one event at a time.
 
 `functions.py` starts it as a script with the environment that Lambda gives, so it knows nothing
-of keyturn and imports the standard library only. Events come in as lines of JSON and answers go
-out the same way; whatever the handler prints or logs goes to stderr, which is its log. It dies
-as soon as its input ends, even in the middle of an event: then its starter is gone.
+of keyturn and imports the standard library only, unless time has been let pass. Events come in as
+lines of JSON and answers go out the same way; whatever the handler prints or logs goes to stderr,
+which is its log. It dies as soon as its input ends, even in the middle of an event: then its
+starter is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -18,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class Context:
@@ -95,14 +97,24 @@ def _requests() -> queue.SimpleQueue[str]:
     return requests
 
 
-def _handled(handler: Callable[[object, Context], object], request: dict[str, str]) -> object:
+def _handled(handler: Callable[[object, Context], object], request: dict[str, Any]) -> object:
     # Arguments, not variables: the function's environment is Lambda's and nothing more.
     _, arn, timeout_s = sys.argv
     try:
-        result = handler(request["event"], Context(request["id"], arn, float(timeout_s)))
+        with _ahead(request["ahead_s"]):
+            result = handler(request["event"], Context(request["id"], arn, float(timeout_s)))
         return {"result": json.dumps(result)}
     except BaseException as error:  # noqa: BLE001  # whatever it is, Lambda reports it
         return {"failed": _shown(error, type(error).__name__)}
+
+
+def _ahead(seconds: float) -> contextlib.AbstractContextManager[object]:
+    """Let the wall clock be ahead; what measures durations stays as it is."""
+    if not seconds:
+        return contextlib.nullcontext()
+    import time_machine
+
+    return time_machine.travel(time.time() + seconds, tick=True)
 
 
 def _shown(error: BaseException, kind: str) -> str:
