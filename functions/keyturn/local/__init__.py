@@ -10,6 +10,7 @@
       patches           every private name of moto that is replaced, in one place
       calls             who called what, for counting
     deploy            a SAM template to the local AWS
+    kubernetes        a fake cluster, for tests of what talks to one
     cloud             all of it together, as `keyturn local up` and the demo use it
 
 A product feature, not a test helper; it needs `keyturn[local]`. Nothing in here is imported by
