@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shapes": {"errors"},
     "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
+    "remaining": {"model", "errors"},
     "http_api": {"model"},
+    "http_exchange": {"model", "errors", "http_api", "tls", "remaining"},
     "http_api_plan": {"http_api", "shapes"},
     "follow_plan": {
         *("errors", "shapes", "http_api", "kubernetes", "rendering"),
@@ -61,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "followers": {"model", "errors", "ports", "rendering", "shapes", "kubernetes"},
     "adapter": {
         *("model", "errors", "ports", "document", "boundary", "http_api"),
-        *("tls", "followers", "kubernetes", "rendering", "shapes"),
+        *("tls", "followers", "kubernetes", "rendering", "shapes", "http_exchange", "remaining"),
     },
 }
 """Module -> the modules of ours it may import. `wiring` may import any of them, and nobody it."""
@@ -73,6 +75,7 @@ REVEALERS = (
     "generators",  # the next value is made from the whole of the one before
     "rendering",  # a copy is another form of the same value
     "kubernetes",  # the bearer token, into its header
+    "http_exchange",  # what a request is made with, into the request
 )
 MAY_READ_ENVIRONMENT = {"wiring", "local", "testing", "cli"}
 

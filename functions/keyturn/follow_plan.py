@@ -232,7 +232,7 @@ def _one(tree: object, place: Place, shapes: Mapping[str, type[S]], kinds: Kinds
     require_keys(members, shapes[kind], at, fixes)
     read = shaped(members, shapes[kind], at, fixes)
     named = given(getattr(read, "cluster", None))
-    if named is not None:
+    if isinstance(named, ClusterShape):  # A cluster of ECS has a name, and no more.
         checked(named, at.at("cluster"))
     return kind, read
 

@@ -218,8 +218,7 @@ def test_the_package_that_generates_holds_what_makes_keys_and_no_driver(
     assert not [driver for drivers in DRIVERS.values() for driver in drivers & names]
     assert {path.name for path in (generating / "aws").iterdir()} == {"generate.py", "rotate.py"}
     targets = {path.name for path in (generating / "keyturn" / "targets").iterdir()}
-    shared = {"http_exchange.py", "members.py"}
-    assert targets == {"__init__.py", *shared, *(f"{name}.py" for name in NO_DRIVER)}
+    assert targets == {"__init__.py", *(f"{name}.py" for name in NO_DRIVER)}
     assert _zip_bytes(generating, tmp_path) <= GENERATE_ZIP_MAX_BYTES
 
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import Denied, Drifted, Misconfigured, Unsupported
 from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import members, mysql_hashes
@@ -89,7 +89,7 @@ class MySql:
         place = self._place(credential)
 
         def allowance(most_s: float) -> float:
-            return members.allowance(most_s, place.host, self._surroundings)
+            return remaining.allowance(most_s, place.host, self._surroundings)
 
         line = log_in(place, credential, allowance(CONNECT_TIMEOUT_S), self._surroundings)
         if line is None:
@@ -500,7 +500,7 @@ class _Session:
         return sql(_NOT_TOO_LATE, self._server.act_before)
 
     def _limit_s(self) -> float:
-        return self._allowance_s() + members.MARGIN_S / 2
+        return self._allowance_s() + remaining.MARGIN_S / 2
 
     def _guards(self) -> Sql:
         """Return what holds whatever the server's and the user's own settings are."""

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import (
     Busy,
     Denied,
@@ -112,7 +112,7 @@ class Postgres:
             connection.close()
 
     def _allowance(self, most_s: float, place: _Place) -> float:
-        return members.allowance(most_s, place.host, self._surroundings)
+        return remaining.allowance(most_s, place.host, self._surroundings)
 
     def _place(self, credential: Credential) -> _Place:
         fields = credential.fields
@@ -270,7 +270,7 @@ class _Session:
         """Make one exchange; cut the line when the server does not answer in time."""
         import psycopg
 
-        limit_s = self._allowance_s() + members.MARGIN_S / 2
+        limit_s = self._allowance_s() + remaining.MARGIN_S / 2
         try:
             with wire.cut_after(limit_s, self._connection.pgconn.socket):
                 call()
