@@ -69,7 +69,7 @@ LOCK = .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index
 	--python-version 3.11 $(ARGS)
 # aws-encryption-sdk asks for boto3, and so for these: the runtime has them. (jmespath is powertools' too.)
 RUNTIME = --no-emit-package boto3 --no-emit-package botocore --no-emit-package s3transfer \
-	--no-emit-package python-dateutil --no-emit-package six --no-emit-package urllib3
+	--no-emit-package python-dateutil --no-emit-package six
 
 .PHONY: clean
 clean: ## Remove what make has made, the environments included
