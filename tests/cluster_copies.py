@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import which
 from typing import Any, NoReturn
 
 import yaml
 
+from conftest import need
 from keyturn.followers import Given
 from keyturn.kubernetes.api import Access, Kubernetes
 from keyturn.kubernetes.cluster import ClusterShape
@@ -96,6 +100,30 @@ def given(kubernetes: Kubernetes, secret: str = NAME) -> Given:
 
 def _nobody(*args: Any) -> NoReturn:
     raise AssertionError(args)
+
+
+def kubectl(cluster: Cluster, folder: Path) -> Callable[..., str]:
+    """Return what runs the real program as an administrator, and returns what it says."""
+    program = which("kubectl") or ""
+    need(present=bool(program), what="kubectl", install="apt install kubernetes-client")
+    config = folder / "config"
+
+    def run(*arguments: str, text: str = "") -> str:
+        config.write_text(cluster.kubeconfig(namespace=NAMESPACE))
+        done = subprocess.run(
+            [program, "--kubeconfig", str(config), *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "HOME": str(folder)},
+        )
+        config.unlink()  # it holds a token
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 def version(name: str) -> Version:

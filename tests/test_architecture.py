@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "minted": {"model", "errors", "ports", "rotation"},
     "on_demand": {"model", "errors", "ports"},
     "follow_up": {"model", "errors", "ports"},
+    "measures": {"model", "follow_up"},
     "shapes": {"errors"},
     "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},

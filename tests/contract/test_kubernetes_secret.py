@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import re
 from collections.abc import Callable, Iterator, Mapping
-from shutil import which
 from typing import Any
 
 import msgspec
@@ -16,18 +14,19 @@ from cluster_copies import (
     CANARY,
     MARK,
     NAMESPACE,
+    PAGE,
     Cluster,
     Json,
     encoded,
     given,
     granted,
     is_write,
+    kubectl,
     roles,
     sensitive,
     texts,
     version,
 )
-from conftest import need
 from keyturn.destinations.kubernetes_secret import PERMISSIONS, SHAPES, make
 from keyturn.destinations.secret_data import MAX_BYTES
 from keyturn.errors import Busy, Denied, Drifted, KeyturnError, Misconfigured, Unreachable
@@ -38,6 +37,7 @@ from keyturn.ports import Destination, Held
 from keyturn.testing.certificates import Authority
 from keyturn.testing.contracts import Depot, DestinationContract
 
+Run = Callable[..., str]
 Settings = Mapping[str, object]
 NONE: Settings = {}
 DOCUMENT = json.dumps(
@@ -499,59 +499,45 @@ def test_without_the_right_to_create_a_handed_over_one_does(cluster: Cluster) ->
 
 
 @pytest.fixture
-def kubectl(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Cluster, Callable[..., str]]]:
-    """A cluster with TLS, and the real program."""
-    program = which("kubectl") or ""
-    need(present=bool(program), what="kubectl", install="apt install kubernetes-client")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Run]]:
+    """A cluster with TLS, without which kubectl sends no token; and kubectl."""
     folder = tmp_path_factory.mktemp("kubectl")
     with Cluster(Authority(folder, "cluster")) as running:
         for role in ROLES:
             running.allow("keyturn", NAMESPACE, role["rules"])
-        config = folder / "config"
-        config.write_text(running.kubeconfig(namespace=NAMESPACE))
-
-        def run(*arguments: str) -> str:
-            done = subprocess.run(
-                [program, "--kubeconfig", str(config), *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-                env={**os.environ, "HOME": str(folder)},
-            )
-            assert done.returncode == 0, done.stderr
-            return done.stdout
-
-        yield running, run
-        config.unlink()
+        yield running, kubectl(running, folder)
 
 
-def test_kubectl_reads_what_was_delivered(kubectl: tuple[Cluster, Callable[..., str]]) -> None:
-    """As the guide says; and a Secret that it has made is handed over by it."""
-    cluster, run = kubectl
+def test_kubectl_reads_what_was_delivered(secured: tuple[Cluster, Run]) -> None:
+    cluster, run = secured
     deliver(cluster)
 
     read = run("get", "secret", "db", "-o", "jsonpath={.data.password}")
-    says = run(
-        "get",
-        "secret",
-        "db",
-        "-o",
-        f"jsonpath={{.metadata.annotations.{MARK.replace('.', chr(92) + '.')}}}",
-    )
+    dotted = MARK.replace(".", "\\.")
+    says = run("get", "secret", "db", "-o", f"jsonpath={{.metadata.annotations.{dotted}}}")
 
     assert texts({"password": read}) == sensitive(password=f"{CANARY}one")
     assert says == "v1"
 
 
-def test_kubectl_hands_a_secret_over(kubectl: tuple[Cluster, Callable[..., str]]) -> None:
-    cluster, run = kubectl
+def test_kubectl_hands_a_secret_over(secured: tuple[Cluster, Run]) -> None:
+    """By the command in the guide, as it stands there."""
+    cluster, run = secured
     put(cluster, {"old": f"{CANARY}foreign"})
     assert isinstance(refusal(destination(cluster).holds), Drifted)
+    [line] = re.findall(r"^kubectl (annotate .*)$", PAGE.read_text(), re.MULTILINE)
 
-    run("annotate", "secret", "db", f"{MARK}=")
+    run(*line.split())
     deliver(cluster)
 
     assert "old" not in held(cluster)
+
+
+def test_kubectl_makes_an_empty_one_for_who_may_not_create(secured: tuple[Cluster, Run]) -> None:
+    cluster, run = secured
+    made = {"metadata": {"name": "db", "annotations": {MARK: ""}}, "kind": "Secret"}
+    run("create", "-f", "-", "--validate=false", text=json.dumps({"apiVersion": "v1", **made}))
+
+    deliver(cluster)
+
+    assert held(cluster)["username"] == Sensitive("app")

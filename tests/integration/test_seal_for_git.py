@@ -16,12 +16,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster_copies import CANARY, NAMESPACE, Cluster, given, texts
+from cluster_copies import CANARY, NAMESPACE, Cluster, given, kubectl, texts
 from keyturn.cli import app
 from keyturn.destinations.sealed_secret import SealedSecretShape, make
 from keyturn.errors import KeyturnError, Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.model import RotationId, Sensitive
+from keyturn.testing.certificates import Authority
 from unsealing import CLUSTER_WIDE, NAMESPACE_WIDE, Controller
 
 DOCUMENT = json.dumps({"username": "app", "password": f"{CANARY}é", "port": 5432})
@@ -125,6 +126,23 @@ def test_what_was_committed_is_what_a_destination_would_have_written(
         place = make("sealed-secret", shape, given(cluster.client("admin"), name))
 
         assert place.holds().version_id == RotationId(version_id)
+        assert set(texts(cluster.found("secrets")["data"])) == {"username", "password", "port"}
+
+
+def test_kubectl_applies_what_was_committed(
+    stored: tuple[str, str], folder: Path, controller: Controller
+) -> None:
+    """YAML, from a file that is left in the folder, as a pipeline would."""
+    file = folder / "db.yaml"
+    run(folder, stored[0], "--sealed-secret", "orders/db", "--out", str(file))
+    with Cluster(Authority(folder, "cluster")) as cluster:
+        cluster.unseal = lambda one: {
+            key: value.decode() for key, value in controller.unseal(one).items()
+        }
+        apply = kubectl(cluster, folder)
+        apply("create", "-f", str(file), "--validate=false")
+        cluster.settle()
+
         assert set(texts(cluster.found("secrets")["data"])) == {"username", "password", "port"}
 
 

@@ -427,7 +427,7 @@ class Tally:
 
 
 def calls_of(
-    *, relapses: bool, has_guest: bool = False, cluster: FakeKubernetes | None = None
+    *, relapses: bool = False, has_guest: bool = False, cluster: FakeKubernetes | None = None
 ) -> list[str]:
     """Return the external calls of a clean follow-up, in order."""
     scene = Scene(relapses=relapses, has_guest=has_guest, cluster=cluster)
@@ -447,7 +447,7 @@ def scenarios() -> Iterator[Scenario]:
 
 
 def scenarios_of(
-    calls: Sequence[str], *, relapses: bool, has_guest: bool = False
+    calls: Sequence[str], *, relapses: bool = False, has_guest: bool = False
 ) -> Iterator[Scenario]:
     """Yield those for the calls of one clean follow-up."""
     for call, name in enumerate(calls, 1):
@@ -462,8 +462,8 @@ def scenarios_of(
 def scenarios_in_cluster() -> list[Scenario]:
     """Return those for a follow-up whose copy and reader are in a cluster."""
     with FakeKubernetes() as cluster:
-        calls = calls_of(relapses=False, cluster=cluster)
-    return list(scenarios_of(calls, relapses=False))
+        calls = calls_of(cluster=cluster)
+    return list(scenarios_of(calls))
 
 
 def play_in_cluster(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
