@@ -155,6 +155,8 @@ class Line:
     Attributes:
         waits_for: What is missing, or what went wrong; "" if all is done.
         remedy: One imperative sentence; "" if nothing is to be done but to wait.
+        is_proof: Of a consumer: what is said of it was seen.
+        version_id: What the destination holds or the consumer runs with, as far as that is known.
     """
 
     part: Part
@@ -163,6 +165,7 @@ class Line:
     waits_for: str = ""
     remedy: str = ""
     is_proof: bool = True
+    version_id: RotationId | None = None
 
 
 @dataclass
@@ -270,12 +273,16 @@ class FollowUp:
             held = destination.holds()
             if held.version_id != current.id:
                 if not is_meant(name):
-                    return Line(Part.DESTINATION, name, State.WAITING, _holds(held.version_id))
+                    waits_for = _holds(held.version_id)
+                    return Line(
+                        *(Part.DESTINATION, name, State.WAITING, waits_for),
+                        version_id=held.version_id,
+                    )
                 version = current.version()
                 text = delivery.render(version)
                 self._require_current(version)
                 destination.deliver(version, text, held)
-            return Line(Part.DESTINATION, name, State.DONE)
+            return Line(Part.DESTINATION, name, State.DONE, version_id=current.id)
 
         self._add(Part.DESTINATION, name, report, line)
 
@@ -314,7 +321,10 @@ class FollowUp:
             if not refresh.is_verified:
                 # Told is all that can be known: waiting for more would be to alert for ever.
                 return Line(Part.CONSUMER, name, State.DONE, is_proof=False)
-            return Line(Part.CONSUMER, name, state, sight.waits_for, _remedy(state))
+            runs = current.id if state is State.DONE else None
+            return Line(
+                Part.CONSUMER, name, state, sight.waits_for, _remedy(state), version_id=runs
+            )
 
         self._add(Part.CONSUMER, name, report, line)
 

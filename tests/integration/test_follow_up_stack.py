@@ -200,6 +200,8 @@ def test_a_rotation_is_followed_to_its_end(
         ("old credential", "waiting"),
     ]
     assert "no consumer is named" in lines[2]["waits_for"]
+    assert [line["version_id"] for line in lines] == [current, current, None]
+    assert [line["waits_since"] is None for line in lines] == [True, True, False]
     assert shown.exit_code == 1
 
     deployed.age(600)

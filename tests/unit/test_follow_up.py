@@ -641,6 +641,8 @@ class TestStatus:
             (Part.OLD_CREDENTIAL, State.WAITING),
         ]
         assert _line(report, Part.DESTINATION).waits_for == "it holds version v0"
+        # What a consumer runs with, if it is not the current one, a look does not tell.
+        assert [line.version_id for line in report.lines] == [V0, None, None]
 
     def test_all_is_done(self, secret: Secret) -> None:
         sighting = secret.wait_for_grace()
@@ -651,6 +653,7 @@ class TestStatus:
 
         assert {line.state for line in report.lines} == {State.DONE}
         assert report.version_id == V1
+        assert [line.version_id for line in report.lines] == [V1, V1, None]
 
 
 def test_a_store_that_cannot_be_read_ends_the_look(secret: Secret) -> None:
