@@ -325,7 +325,7 @@ def test_a_stack_without_a_database_needs_no_driver(tmp_path: Path) -> None:
     names = {path.name for path in packed.iterdir()}
     assert not [name for drivers in DRIVERS.values() for name in drivers & names]
     assert {path.name for path in (packed / "keyturn" / "targets").iterdir()} == {
-        *("__init__.py", "http_exchange.py", "members.py"),
+        *("__init__.py", "members.py"),
         *(f"{name}.py" for name in NO_DRIVER),
     }
     assert _zip_bytes(packed, tmp_path) <= GENERATE_ZIP_MAX_BYTES
