@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -201,3 +203,26 @@ def test_a_member_that_can_be_no_key_is_named(folder: Path) -> None:
     error = refusal(run(folder, *which, given=b'{"a b": "Canary7-x"}'))
 
     assert str(error) == ("version v1 of prod/a: the member 'a b' can be no key of a Secret")
+
+
+def test_the_commands_of_the_guide_run(
+    stored: tuple[str, str],
+    folder: Path,
+    controller: Controller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All but `kubeseal`, in whose place the certificate is there already."""
+    text = (Path(__file__).parents[2] / "docs" / "deliver.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"^```sh\n(kubeseal.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    first, second = re.findall(r"^keyturn (.*)$", commands.replace("\\\n", " "), re.MULTILINE)
+    monkeypatch.chdir(folder)
+    (folder / "controller.pem").write_text(controller.certificate)
+    name, _ = stored
+
+    printed = CliRunner().invoke(app, shlex.split(first.replace("prod/orders/db", name))[:-2])
+    CliRunner().invoke(app, shlex.split(second.replace("prod/orders/db", name)))
+
+    made = [printed.output, (folder / "sealed-db-json.yaml").read_text(encoding="utf-8")]
+    keys = [set(controller.unseal(yaml.safe_load(each))) for each in made]
+    assert first.endswith("> sealed-db.yaml")
+    assert keys == [{"username", "password", "port"}, {"db.json"}]
