@@ -47,7 +47,7 @@ validate: .venv-tools/ready ## Check the template as the SAM CLI does
 	@$(SAM) validate --lint
 
 .PHONY: build
-build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibly (ENGINE=mysql, ARCHITECTURE=x86_64)
+build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibly (ENGINE=mysql or none, ARCHITECTURE=x86_64)
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
 	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/Rotate dist/rotate-$(ENGINE).zip
 	@$(PYTHON) infra/zip_reproducible.py .aws-sam/build/Generate dist/generate.zip
@@ -56,7 +56,7 @@ build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibl
 .PHONY: lock
 lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
-	for engine in postgres mysql redis; do \
+	for engine in postgres mysql redis none; do \
 		$(LOCK) --group fn-rotate-$$engine -o functions/requirements/rotate-$$engine.txt || exit; done
 	$(LOCK) --group fn-generate -o functions/requirements/generate.txt
 	$(LOCK) --group fn-follow-up $(RUNTIME) -o functions/requirements/follow-up.txt
@@ -69,7 +69,7 @@ LOCK = .venv/bin/uv pip compile -q --universal --generate-hashes --no-emit-index
 	--python-version 3.11 $(ARGS)
 # aws-encryption-sdk asks for boto3, and so for these: the runtime has them. (jmespath is powertools' too.)
 RUNTIME = --no-emit-package boto3 --no-emit-package botocore --no-emit-package s3transfer \
-	--no-emit-package python-dateutil --no-emit-package six --no-emit-package urllib3
+	--no-emit-package python-dateutil --no-emit-package six
 
 .PHONY: clean
 clean: ## Remove what make has made, the environments included

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,17 @@ class Site:
         """Log in past everything."""
         with self.engine().login(self.credential(name, password)) as session:
             return session is not None
+
+    @contextmanager
+    def opened(self, login: Credential) -> Iterator[Callable[[], object]]:
+        """Log in through the Unix socket, as a program would that stays."""
+        with pymysql.connect(
+            unix_socket=str(self.server.socket),
+            user=login.principal,
+            password=login.secret.reveal(),
+            ssl_disabled=True,
+        ) as connection:
+            yield connection.ping
 
     def described(self, name: str, host: str = "%") -> list[str]:
         """Return what the server says of an account, without the name and the passwords."""

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import redis
 from redis.backoff import NoBackoff
@@ -86,6 +87,18 @@ def logs_in(server: Redis, name: str, password: str) -> bool:
     finally:
         client.close()
     return True
+
+
+@contextmanager
+def logged_in(server: Redis, login: Credential) -> Iterator[Callable[[], object]]:
+    """Log in through the Unix socket, as a program would that stays."""
+    password = login.secret.reveal()
+    client = redis.Redis(
+        unix_socket_path=str(server.socket), username=login.principal, password=password
+    )
+    with client:
+        client.ping()
+        yield client.ping
 
 
 def credential(server: Redis, name: str, password: str, *, port: int | None = None) -> Credential:

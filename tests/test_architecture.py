@@ -42,10 +42,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "minted": {"model", "errors", "ports", "rotation"},
     "on_demand": {"model", "errors", "ports"},
     "follow_up": {"model", "errors", "ports"},
+    "measures": {"model", "follow_up"},
     "shapes": {"errors"},
     "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
+    "remaining": {"model", "errors"},
     "http_api": {"model"},
+    "http_exchange": {"model", "errors", "http_api", "tls", "remaining"},
     "http_api_plan": {"http_api", "shapes"},
     "follow_plan": {
         *("errors", "shapes", "http_api", "kubernetes", "rendering"),
@@ -62,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "followers": {"model", "errors", "ports", "rendering", "shapes", "kubernetes"},
     "adapter": {
         *("model", "errors", "ports", "document", "boundary", "http_api"),
-        *("tls", "followers", "kubernetes", "rendering", "shapes", "crc32c"),
+        *("tls", "followers", "kubernetes", "rendering", "shapes", "http_exchange", "remaining"),
+        "crc32c",
     },
 }
 """Module -> the modules of ours it may import. `wiring` may import any of them, and nobody it."""
@@ -74,6 +78,7 @@ REVEALERS = (
     "generators",  # the next value is made from the whole of the one before
     "rendering",  # a copy is another form of the same value
     "kubernetes",  # the bearer token, into its header
+    "http_exchange",  # what a request is made with, into the request
 )
 MAY_READ_ENVIRONMENT = {"wiring", "local", "testing", "cli"}
 
@@ -219,8 +224,24 @@ def test_every_strategy_that_a_target_declares_has_its_contract(module: TargetMo
     tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
 
     for strategy, contract in CONTRACT_OF.items():
-        has_contract = re.search(rf"class Test\w+\({contract}\)", tests) is not None
+        has_contract = re.search(rf"class Test\w+\({contract}[,)]", tests) is not None
         assert has_contract is (strategy in module.STRATEGIES), strategy
+
+
+@pytest.mark.parametrize("module", target_modules(), ids=lambda module: module.TITLE)
+def test_every_engine_that_tells_who_is_logged_in_keeps_their_contract(
+    module: TargetModule,
+) -> None:
+    """Where an engine tells it, nobody who is logged in is cut off."""
+    name = getattr(module, "__name__").rpartition(".")[2]  # noqa: B009  # a module is no Protocol
+    source = (ROOT / "functions" / "keyturn" / "targets" / f"{name}.py").read_text()
+    tests = (ROOT / "tests" / "contract" / f"test_{name}.py").read_text()
+
+    assert (", UsedContract)" in tests) is ("def sessions_of(" in source)
+    for base in ("TwoSlotContract", "DualContract"):
+        is_told = f"def sessions_{'of' if base == 'TwoSlotContract' else 'before'}(" in source
+        of_base = re.findall(rf"class Test\w+\({base}(.*)\):", tests)
+        assert not is_told or set(of_base) == {", UsedContract"}, base
 
 
 @pytest.mark.parametrize(

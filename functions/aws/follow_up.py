@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING
 
 from keyturn import boundary, wiring
+from keyturn.measures import UNITS
 from keyturn.model import Outcome
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def handler(event: object, context: LambdaContext) -> dict[str, str]:
     """Look at what *event* names."""
     facts = {"request_id": context.aws_request_id, "step": "follow-up"}
+    telemetry = boundary.Telemetry()
 
     def work() -> Outcome:
         asked = boundary.follow_up_event(event)
@@ -37,8 +39,9 @@ def handler(event: object, context: LambdaContext) -> dict[str, str]:
             remaining_s=lambda: context.get_remaining_time_in_millis() / 1000,
         )
         facts.update(followed.facts())
+        telemetry.measured(followed.measures.numbers(), UNITS, followed.measures.behind())
         for error in followed.errors:
             raise error
         return Outcome.DONE
 
-    return boundary.answer(boundary.Telemetry(), facts, work)
+    return boundary.answer(telemetry, facts, work)

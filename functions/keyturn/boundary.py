@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, TypeVar
@@ -337,6 +337,8 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "AccessDeniedException": _DENIED,
     "AuthorizationError": _DENIED,
     "AuthorizationHeaderMalformed": _WRONG_REGION,
+    "ClientException": _NOT_TAKEN,
+    "ClusterNotFoundException": _NO_PLACE,
     "DBClusterNotFoundFault": _NO_RESOURCE,
     "DBInstanceNotFound": _NO_RESOURCE,
     "DecryptionFailure": _NO_KEY,
@@ -387,6 +389,9 @@ _AWS_ERRORS: dict[str, _Verdict] = {
     "RequestTimeTooSkewed": _DENIED,
     "RequestTimeout": _UNREACHABLE,
     "ResourceNotFoundException": _GONE,
+    "ServerException": _UNREACHABLE,
+    "ServiceNotActiveException": _NO_PLACE,
+    "ServiceNotFoundException": _NO_PLACE,
     "ServiceUnavailable": _UNREACHABLE,
     "SignatureDoesNotMatch": _DENIED,
     "SlowDown": _UNREACHABLE,
@@ -528,6 +533,10 @@ def place_of(error: BaseException) -> str:
 # ---------------------------------------------------------------------------- outcomes
 
 
+NAMESPACE = "keyturn"
+"""Of our metrics in CloudWatch."""
+
+
 class Telemetry:
     """One log line and one metric set per step, in the formats CloudWatch reads."""
 
@@ -540,8 +549,9 @@ class Telemetry:
         for handler in (*self._log.handlers, *logging.getLogger().handlers):
             if not any(isinstance(each, Scrubber) for each in handler.filters):
                 handler.addFilter(Scrubber())
-        # Ephemeral: a warm function starts each call with no metric left from the last.
-        self._metrics = EphemeralMetrics(namespace="keyturn", service="keyturn")
+        # Ephemeral: a warm function starts each call with no metric left from the last. Its service
+        # is POWERTOOLS_SERVICE_NAME, the stack's name: an alarm is about one stack, not about all.
+        self._metrics = EphemeralMetrics(namespace=NAMESPACE)
 
     def succeeded(self, facts: Mapping[str, str], elapsed_ms: int) -> None:
         """Report a step that ended well."""
@@ -563,6 +573,25 @@ class Telemetry:
         if isinstance(error, Untraceable):
             self._metrics.add_metric(name="KeyPossiblyLost", unit="Count", value=1)
         self._measure(facts, "StepFailed", elapsed_ms)
+
+    def measured(
+        self,
+        numbers: Mapping[str, float],
+        units: Mapping[str, str],
+        behind: Iterable[Mapping[str, str | float]] = (),
+    ) -> None:
+        """Report what a follow-up has counted, and each secret that waits for something.
+
+        Args:
+            numbers: By the metric's name.
+            units: CloudWatch's unit of each.
+            behind: Names and numbers, for a line each.
+        """
+        for facts in behind:
+            self._log.info("behind", extra=dict(facts))
+        for name, number in numbers.items():
+            self._metrics.add_metric(name=name, unit=units[name], value=number)
+        self._metrics.flush_metrics()
 
     def _measure(self, facts: Mapping[str, str], name: str, elapsed_ms: int) -> None:
         self._metrics.add_dimension(name="Step", value=facts.get("step", "unknown"))

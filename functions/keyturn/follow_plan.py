@@ -21,7 +21,7 @@ from keyturn.follow_up import AtDeadline, Retirement, When
 from keyturn.followers import ConsumerShape, CopyShape, given
 from keyturn.http_api import HttpApi
 from keyturn.kubernetes.cluster import FIXES as CLUSTER_FIXES
-from keyturn.kubernetes.cluster import ClusterShape
+from keyturn.kubernetes.cluster import ClusterShape, checked
 from keyturn.rendering import Form
 from keyturn.shapes import (
     Place,
@@ -232,7 +232,7 @@ def _one(tree: object, place: Place, shapes: Mapping[str, type[S]], kinds: Kinds
     require_keys(members, shapes[kind], at, fixes)
     read = shaped(members, shapes[kind], at, fixes)
     named = given(getattr(read, "cluster", None))
-    if named is not None:
+    if isinstance(named, ClusterShape):  # A cluster of ECS has a name, and no more.
         checked(named, at.at("cluster"))
     return kind, read
 
@@ -249,14 +249,6 @@ def _require_form(settings: CopyShape, place: Place) -> None:
         raise refusal(place.at("member"), fact, FIXES["member"])
     if rendering.prefix and rendering.form is not Form.DOTENV:
         raise refusal(place.at("prefix"), "goes with `form: dotenv` only", FIXES["prefix"])
-
-
-def checked(cluster: ClusterShape, place: Place) -> ClusterShape:
-    """Return *cluster*, of which exactly one kind may be given."""
-    kinds = [each for each in ("eks", "gke", "server") if given(getattr(cluster, each))]
-    if len(kinds) != 1:
-        raise refusal(place, "is not exactly one of eks, gke and server", FIXES["cluster"])
-    return cluster
 
 
 def retirement(entry: Mapping[str, object], place: Place, api: HttpApi | None) -> Retirement:

@@ -46,6 +46,7 @@ from keyturn.ports import (
     Notifier,
     Pickup,
     Retiring,
+    Sight,
     Standing,
     Targets,
     Witness,
@@ -154,6 +155,8 @@ class Line:
     Attributes:
         waits_for: What is missing, or what went wrong; "" if all is done.
         remedy: One imperative sentence; "" if nothing is to be done but to wait.
+        is_proof: Of a consumer: what is said of it was seen.
+        version_id: What the destination holds or the consumer runs with, as far as that is known.
     """
 
     part: Part
@@ -162,6 +165,7 @@ class Line:
     waits_for: str = ""
     remedy: str = ""
     is_proof: bool = True
+    version_id: RotationId | None = None
 
 
 @dataclass
@@ -269,12 +273,16 @@ class FollowUp:
             held = destination.holds()
             if held.version_id != current.id:
                 if not is_meant(name):
-                    return Line(Part.DESTINATION, name, State.WAITING, _holds(held.version_id))
+                    waits_for = _holds(held.version_id)
+                    return Line(
+                        *(Part.DESTINATION, name, State.WAITING, waits_for),
+                        version_id=held.version_id,
+                    )
                 version = current.version()
                 text = delivery.render(version)
                 self._require_current(version)
                 destination.deliver(version, text, held)
-            return Line(Part.DESTINATION, name, State.DONE)
+            return Line(Part.DESTINATION, name, State.DONE, version_id=current.id)
 
         self._add(Part.DESTINATION, name, report, line)
 
@@ -301,15 +309,22 @@ class FollowUp:
         def line() -> Line:
             version = current.version()
             sight = consumer.verify(version)
-            state, waits_for = _STATES[sight.pickup], sight.waits_for
+            if sight.pickup is Pickup.UNTOLD and is_meant(name):
+                consumer.preflight()
+                self._require_current(version)
+                consumer.trigger(version.rotation_id, sight)
+                sight = Sight(Pickup.WAITING, sight.mark, "it was told just now")
+            state = _STATES[sight.pickup]
             if sight.pickup is Pickup.UNTOLD:
-                waits_for = waits_for or "it has not been told yet"
-                if is_meant(name):
-                    consumer.preflight()
-                    self._require_current(version)
-                    consumer.trigger(version.rotation_id, sight)
-                    waits_for = "it was told just now"
-            return Line(Part.CONSUMER, name, state, waits_for, _remedy(state), refresh.is_verified)
+                waits_for = sight.waits_for or "it has not been told yet"
+                return Line(Part.CONSUMER, name, state, waits_for, is_proof=refresh.is_verified)
+            if not refresh.is_verified:
+                # Told is all that can be known: waiting for more would be to alert for ever.
+                return Line(Part.CONSUMER, name, State.DONE, is_proof=False)
+            runs = current.id if state is State.DONE else None
+            return Line(
+                Part.CONSUMER, name, state, sight.waits_for, _remedy(state), version_id=runs
+            )
 
         self._add(Part.CONSUMER, name, report, line)
 

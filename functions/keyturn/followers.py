@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -26,6 +27,10 @@ from keyturn.model import Sensitive, Surroundings, Version
 from keyturn.ports import Clients, Consumer, Destination
 from keyturn.rendering import Form, Rendering
 from keyturn.shapes import Shape
+
+
+def _unknown() -> datetime:
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Given:
             the empty name, whether it has members or not.
         signing_secret: Reads the text of another secret of the store, which the deployment must
             allow as it allows an admin's. Raises `Denied`, `Misconfigured`.
+        promoted_at: Returns when current was promoted; then or earlier. Asks the store.
     """
 
     secret: str
@@ -50,6 +56,7 @@ class Given:
     members: Callable[[Version], Mapping[str, Sensitive]]
     signing_secret: Callable[[str], Sensitive]
     surroundings: Surroundings
+    promoted_at: Callable[[], datetime] = _unknown
 
 
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]

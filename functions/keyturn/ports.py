@@ -240,7 +240,7 @@ class Retiring(Protocol):
             current: Reads what is current. It is called again right before the act.
 
         Raises:
-            Busy: Current has changed meanwhile.
+            Busy: Current has changed meanwhile, or the target tells that the old one is in use.
             NotYetAccepted: The target refuses current. Nothing was changed.
         """
         ...
@@ -410,7 +410,7 @@ class Session(Protocol):
     """One open login of a password engine: what each of them can.
 
     What only some can is in `TwinSession` and `DualSession`; a strategy that finds it missing
-    says so.
+    says so. Without `SeenSession` and `DatedSession` it goes by other evidence.
     """
 
     def set_password(self, principal: str, secret: Sensitive) -> None:
@@ -467,6 +467,34 @@ class DualSession(Session, Protocol):
 
         Equality, never appending: whatever else was accepted no longer is. Repeatable. *keep*,
         where it is accepted before, is accepted at every moment of it.
+        """
+        ...
+
+
+@runtime_checkable
+class SeenSession(Session, Protocol):
+    """A session of an engine that tells which logins are in use now.
+
+    Now, and not a moment later: a program that connects for each piece of work is seldom seen. So
+    a session that is seen keeps a login alive, and none seen proves nothing.
+    """
+
+    def sessions_of(self, principal: str) -> int | None:
+        """Count the open sessions that logged in as *principal*, without this one.
+
+        None if this session may not see those of others: never a number that leaves some out.
+        """
+        ...
+
+
+@runtime_checkable
+class DatedSession(Session, Protocol):
+    """A session of an engine that tells also when each session was opened."""
+
+    def sessions_before(self, principal: str, at: datetime) -> int | None:
+        """Count those of `SeenSession.sessions_of` that were opened before *at*.
+
+        One that is in doubt, because two clocks differ, is not counted.
         """
         ...
 

@@ -98,7 +98,8 @@ def shaped(
     except msgspec.ValidationError as error:
         problem = str(error)
     # Refused outside the handler, and in our words: msgspec's may quote the value.
-    fact, _, path = problem.rstrip("`").partition(" - at `$.")
+    # Of a mapping's key that is not as it must be, it says: at `key` in `$.content`.
+    fact, _, path = problem.rstrip("`").replace("`key` in ", "").partition(" - at `$.")
     key = re.findall(r"[a-z_]+", path)[-1:]
     raise refusal(place.at(path), _mismatch(fact), " ".join(fixes[name] for name in key))
 

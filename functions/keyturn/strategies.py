@@ -30,11 +30,13 @@ from keyturn.errors import (
 from keyturn.model import Credential, Sensitive, Version
 from keyturn.ports import (
     Authority,
+    DatedSession,
     DualSession,
     Generate,
     Kind,
     PasswordEngine,
     Pending,
+    SeenSession,
     Session,
     Target,
     TwinSession,
@@ -180,13 +182,18 @@ class DualPassword:
         return True
 
     def retire(self, current: Pending) -> None:
-        """See `Retiring.retire`."""
+        """See `Retiring.retire`.
+
+        Which of the two passwords a session was opened with, no engine tells. One that is older
+        than what is current was not opened with that.
+        """
         version = current()
         if not self.accepts(version.credential):
             raise _current_refused(version)
         with self._session(version.credential) as session:
             if session is None:
                 raise _current_refused(version)
+            _require_unused_before(version, session)
             if current().rotation_id != version.rotation_id:
                 raise _superseded(version)
             session.set_password(version.credential.principal, version.credential.secret)
@@ -363,7 +370,8 @@ class AlternatingUsers:
     def retire(self, current: Pending) -> None:
         """See `Retiring.retire`. The other login gets a secret that nobody is told.
 
-        Until its next turn: then the rotation sets it, as ever, by the admin's authority.
+        Not while it has a session. Until its next turn: then the rotation sets it, as ever, by the
+        admin's authority.
         """
         version = current()
         now = version.credential
@@ -372,9 +380,10 @@ class AlternatingUsers:
         pair = self._pair(now.principal)
         with self._admin.login(now) as session:
             self._check_twin(session, pair, now, ())
+            twin = pair.other(now.principal)
+            _require_unused(twin, session)
             if current().rotation_id != version.rotation_id:
                 raise _superseded(version)
-            twin = pair.other(now.principal)
             _twin(session).set_twin(twin, self._generate(), like=now.principal, owner=pair.owner)
 
     def is_asked(self) -> bool:
@@ -530,6 +539,44 @@ def _dual(session: Session) -> DualSession:
     raise Unsupported(
         "this target takes one password per user",
         remedy="Use the strategy alternating-users or single-user.",
+    )
+
+
+def _require_unused(principal: str, session: Session) -> None:
+    """Refuse if the target shows open sessions of *principal*.
+
+    Raises:
+        Busy: So many.
+    """
+    count = session.sessions_of(principal) if isinstance(session, SeenSession) else None
+    if count:
+        raise _still_used(f"{_sessions(count)} of {principal!r}, which had the turn before")
+
+
+def _require_unused_before(current: Version, session: Session) -> None:
+    """Refuse if the target shows sessions that were opened with another password than current's.
+
+    Raises:
+        Busy: So many.
+    """
+    principal, count = current.credential.principal, None
+    if isinstance(session, DatedSession):
+        count = session.sessions_before(principal, current.stored_at)
+    if count:
+        raise _still_used(
+            f"{_sessions(count)} of {principal!r}, older than version {current.rotation_id},"
+            " which is current"
+        )
+
+
+def _sessions(count: int) -> str:
+    return "1 open session" if count == 1 else f"{count} open sessions"
+
+
+def _still_used(fact: str) -> Busy:
+    return Busy(
+        fact,
+        remedy="Restart what holds them, with the secret as it is now; or end them at the target.",
     )
 
 

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from keyturn.generators.unminted import Unminted
     from keyturn.kubernetes.api import Kubernetes
     from keyturn.kubernetes.cluster import ClusterShape
+    from keyturn.measures import Measures
     from keyturn.plan import Plan, SecretPlan
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
@@ -253,10 +254,12 @@ class Followed:
     """What the looks of one event came to.
 
     Attributes:
+        measures: What is counted on the way, to be alarmed on.
         reports: By the secret's name.
         errors: What failed, everywhere. All else was done.
     """
 
+    measures: Measures
     reports: dict[str, Report] = field(default_factory=dict)
     errors: list[KeyturnError] = field(default_factory=list)
 
@@ -281,10 +284,13 @@ def follow_up(
     Raises:
         Misconfigured: There is no plan, or somebody asks for a secret that nothing follows.
     """
+    from keyturn.measures import Measures  # here: a function that rotates does not pay for it
+
     settings = Settings.from_environment(environment)
     plan = _whole_plan(settings)
-    followed = Followed()
-    told = _notifiers((*plan.alerts, *settings.alerts))
+    measures = Measures(is_sweep=event.ref is None)
+    followed = Followed(measures)
+    told = [*_notifiers((*plan.alerts, *settings.alerts)), measures]
     if event.happening is not None:
         _pass_on(event, told, followed)
         return followed
@@ -300,10 +306,12 @@ def follow_up(
             report = made.look(event.sighting, event.only)
             followed.reports[name] = report
             followed.errors += report.errors
+            measures.look(name, report, plan.secrets[name].retirement, _SystemClock().now())
             if report.sighting is not None:
                 _ask_again(settings.look_again_queue, look_again(name, report.sighting))
         except KeyturnError as error:
             followed.errors.append(error)
+            measures.look_failed(name)
     return followed
 
 
@@ -354,16 +362,17 @@ def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all h
         secret = _Secret(ref, plan, current)
         return _candidates(credential, secret, settings, surroundings, store).chosen()
 
-    around = _given(name, plan, whole.cluster, settings, surroundings)
+    around = _given(name, plan, store, whole.cluster, settings, surroundings)
     deliveries = [_delivery(copy, around) for copy in plan.deliver]
     refreshes = [_refresh(reader, around) for reader in plan.refresh]
     course = Course(deliveries, refreshes, plan.retirement)
     return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=_SystemClock())
 
 
-def _given(
+def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
     name: str,
     plan: SecretPlan,
+    store: SecretsManager,
     cluster: ClusterShape | None,
     settings: Settings,
     surroundings: Surroundings,
@@ -374,8 +383,8 @@ def _given(
     from keyturn.kubernetes.cluster import kubernetes
 
     def signing_secret(other: str) -> Sensitive:
-        store = SecretsManager(_client(), members_of=Whole())
-        return _admin(other, settings, store).secret
+        texts = SecretsManager(_client(), members_of=Whole())
+        return _admin(other, settings, texts).secret
 
     @cache
     def reach(named: ClusterShape | None) -> Kubernetes:
@@ -402,6 +411,7 @@ def _given(
         lambda version: rendering.members(stored(version), where(version)),
         signing_secret,
         surroundings,
+        lambda: store.standing(SecretRef(name)).since,
     )
 
 

@@ -22,6 +22,7 @@ from http_apis import (
     declared,
     recipe,
 )
+from keyturn import http_exchange
 from keyturn.errors import (
     Denied,
     Drifted,
@@ -31,10 +32,10 @@ from keyturn.errors import (
     Untraceable,
 )
 from keyturn.http_api import Listing, Request
+from keyturn.http_exchange import Answer
 from keyturn.model import RotationId, Sensitive, Surroundings
-from keyturn.targets import http_api_key, http_exchange
+from keyturn.targets import http_api_key
 from keyturn.targets.http_api_key import issuer
-from keyturn.targets.http_exchange import Answer
 from keyturn.testing.contracts import ATTEMPT, Mint, MintedContract
 from keyturn.testing.fakes import World
 from keyturn.testing.strict_api import (

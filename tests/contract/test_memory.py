@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -31,9 +32,11 @@ from keyturn.testing.contracts import (
     NotifierContract,
     Office,
     OneSlotContract,
+    Opened,
     PlatformContract,
     Subject,
     TwoSlotContract,
+    UsedContract,
     Workload,
 )
 from keyturn.testing.fakes import (
@@ -46,6 +49,7 @@ from keyturn.testing.fakes import (
     MemoryPlatform,
     World,
 )
+from keyturn.testing.fakes import Opened as Login
 
 ADMIN = Credential("admin", Sensitive(f"{CANARY}admin"))
 
@@ -65,10 +69,26 @@ class Database(MemoryDatabase):
         self.is_down = False
 
 
-def subject_of(make: Callable[[MemoryDatabase, Generate], Target]) -> Subject:
-    numbers = itertools.count(1)
+@pytest.fixture
+def database() -> Database:
     accounts = {"app": Account(f"{CANARY}first"), "admin": Account(f"{CANARY}admin")}
-    database = Database(World(), accounts)
+    return Database(World(), accounts)
+
+
+@pytest.fixture
+def opened(database: Database) -> Opened:
+    @contextmanager
+    def log_in(credential: Credential) -> Iterator[None]:
+        assert database.would_accept(credential)
+        database.opened = [Login(credential.principal, datetime.now(UTC))]
+        yield
+        database.opened = []
+
+    return log_in
+
+
+def subject_of(make: Callable[[MemoryDatabase, Generate], Target], database: Database) -> Subject:
+    numbers = itertools.count(1)
     current = Credential("app", Sensitive(f"{CANARY}first"))
     target = make(database, lambda: Sensitive(f"{CANARY}made-{next(numbers)}"))
     nowhere = replace(current, fields={"host": "nowhere"})
@@ -77,15 +97,15 @@ def subject_of(make: Callable[[MemoryDatabase, Generate], Target]) -> Subject:
 
 class TestSingleUser(OneSlotContract):
     @pytest.fixture
-    def subject(self) -> Subject:
-        return subject_of(SingleUser)
+    def subject(self, database: Database) -> Subject:
+        return subject_of(SingleUser, database)
 
 
 class TestPlatformUser(PlatformContract):
     @pytest.fixture
-    def subject(self) -> Subject:
+    def subject(self, database: Database) -> Subject:
         return subject_of(
-            lambda database, fresh: PlatformUser(database, fresh, database.platform),
+            lambda engine, fresh: PlatformUser(engine, fresh, engine.platform), database
         )
 
 
@@ -110,23 +130,26 @@ class TestMemoryPlatform(AuthorityContract):
         )
 
 
-class TestDualPassword(DualContract):
+class TestDualPassword(DualContract, UsedContract):
     @pytest.fixture
-    def subject(self) -> Subject:
-        return subject_of(DualPassword)
+    def subject(self, database: Database) -> Subject:
+        return subject_of(DualPassword, database)
 
 
-class TestDualPasswordByAdmin(DualContract):
+class TestDualPasswordByAdmin(DualContract, UsedContract):
     @pytest.fixture
-    def subject(self) -> Subject:
-        return subject_of(lambda engine, fresh: DualPassword(engine, fresh, lambda: ADMIN))
-
-
-class TestAlternatingUsers(TwoSlotContract):
-    @pytest.fixture
-    def subject(self) -> Subject:
+    def subject(self, database: Database) -> Subject:
         return subject_of(
-            lambda engine, fresh: AlternatingUsers(engine, fresh, pair_by_suffix, lambda: ADMIN)
+            lambda engine, fresh: DualPassword(engine, fresh, lambda: ADMIN), database
+        )
+
+
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
+    @pytest.fixture
+    def subject(self, database: Database) -> Subject:
+        return subject_of(
+            lambda engine, fresh: AlternatingUsers(engine, fresh, pair_by_suffix, lambda: ADMIN),
+            database,
         )
 
 

@@ -17,8 +17,10 @@ from keyturn.testing.contracts import (
     CANARY,
     DualContract,
     OneSlotContract,
+    Opened,
     Subject,
     TwoSlotContract,
+    UsedContract,
 )
 from keyturn.testing.faults import Proxy
 from mysql_accounts import Site
@@ -59,8 +61,12 @@ class TestSingleUser(OneSlotContract):
         return _subject(site, proxy, target, unused_name("app"))
 
 
-class TestAlternatingUsers(TwoSlotContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two accounts take turns."""
+
+    @pytest.fixture
+    def opened(self, site: Site) -> Opened:
+        return site.opened
 
     @pytest.fixture
     def subject(self, site: Site, proxy: Proxy) -> Subject:

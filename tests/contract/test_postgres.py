@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from databases import credential, execute, make_admin, make_login, plenty_of_time, unused_name
 from keyturn.errors import Drifted
 from keyturn.local.postgres import Postgres as Server
-from keyturn.model import Sensitive
+from keyturn.model import Credential, Sensitive
 from keyturn.ports import Generate
 from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
 from keyturn.targets.postgres import Postgres
-from keyturn.testing.contracts import CANARY, OneSlotContract, Subject, TwoSlotContract
+from keyturn.testing.contracts import (
+    CANARY,
+    OneSlotContract,
+    Opened,
+    Subject,
+    TwoSlotContract,
+    UsedContract,
+)
 from keyturn.testing.faults import Proxy
 
 NOBODY_LISTENS = 1  # tcpmux: refused on loopback
@@ -48,8 +57,23 @@ class TestSingleUser(OneSlotContract):
         )
 
 
-class TestAlternatingUsers(TwoSlotContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two accounts take turns."""
+
+    @pytest.fixture
+    def opened(self, postgres: Server) -> Opened:
+        @contextmanager
+        def log_in(login: Credential) -> Iterator[None]:
+            with psycopg.connect(
+                host=postgres.host,
+                port=postgres.port,
+                dbname="postgres",
+                user=login.principal,
+                password=login.secret.reveal(),
+            ):
+                yield
+
+        return log_in
 
     @pytest.fixture
     def admin(self) -> str:

@@ -20,11 +20,13 @@ from keyturn.testing.contracts import (
     CANARY,
     DualContract,
     OneSlotContract,
+    Opened,
     Subject,
     TwoSlotContract,
+    UsedContract,
 )
 from keyturn.testing.faults import Proxy
-from redises import APPLICATION, ROTATION, credential, make_user, unused_name
+from redises import APPLICATION, ROTATION, credential, logged_in, make_user, unused_name
 
 NOBODY_LISTENS = 1  # tcpmux: refused on loopback
 
@@ -88,7 +90,12 @@ class TestWithoutUsers(TestRequirepass):
         return [("rename-command", 'ACL ""')]
 
 
-class TestDualPassword(DualContract):
+@pytest.fixture
+def opened(redis: Server) -> Opened:
+    return lambda login: logged_in(redis, login)
+
+
+class TestDualPassword(DualContract, UsedContract):
     """One user holds two passwords, and changes them itself."""
 
     @pytest.fixture
@@ -100,7 +107,7 @@ class TestDualPassword(DualContract):
         return Subject(target, current, _elsewhere(current), proxy.outage)
 
 
-class TestDualPasswordByAdmin(DualContract):
+class TestDualPasswordByAdmin(DualContract, UsedContract):
     """An admin changes them; the user itself may change nothing."""
 
     @pytest.fixture
@@ -114,7 +121,7 @@ class TestDualPasswordByAdmin(DualContract):
         return Subject(target, current, _elsewhere(current), proxy.outage)
 
 
-class TestAlternatingUsers(TwoSlotContract):
+class TestAlternatingUsers(TwoSlotContract, UsedContract):
     """Two users take turns."""
 
     @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from keyturn.follow_up import FollowUp, Report
+from keyturn.follow_up import FollowUp, Line, Report
 from keyturn.model import Sighting, Version
 from keyturn.ports import Standing
 from keyturn.testing import followed, pickup
@@ -21,6 +21,35 @@ def test_no_promise_is_broken_at_any_call() -> None:
 
     assert tally.examples == {}
     assert set(tally.faults) == set(Fault)
+
+
+def test_no_promise_is_broken_in_a_cluster() -> None:
+    """The real adapters, over the wire: at most one restart for each version, whatever breaks."""
+    chosen = sample(36, "in a cluster", followed.scenarios_in_cluster)
+    told = [
+        each
+        for each in followed.scenarios_in_cluster()
+        if each.name == "kubernetes.patch" and each.meanwhile is Meanwhile.OTHER
+    ]
+    tally = followed.Tally()
+
+    for scenario in (*chosen, *told):
+        tally.add(scenario, followed.play_in_cluster(scenario))
+
+    assert tally.examples == {}
+    assert set(tally.faults) == set(Fault)
+
+
+def test_in_a_cluster_a_mistake_is_found_too() -> None:
+    chosen = [
+        each
+        for each in followed.scenarios_in_cluster()
+        if each.fault is Fault.NONE and each.name in {"kubernetes.get", "store.read"}
+    ]
+
+    found = [followed.play_in_cluster(each, Quick).violations for each in chosen[:4]]
+
+    assert {"no evidence"} in found
 
 
 def test_two_sweeps_are_one() -> None:
@@ -50,6 +79,19 @@ class Careless(FollowUp):
         return []
 
 
+class Blind(FollowUp):
+    """Looks at nobody's sessions."""
+
+    def _let_die(self, current: Any, report: Report) -> Line:
+        database: Any = self._targets(current.version().credential)
+        database = database._engine  # noqa: SLF001  # no other way to blind it
+        opened, database.opened = database.opened, None
+        try:
+            return super()._let_die(current, report)
+        finally:
+            database.opened = opened
+
+
 class Hasty(FollowUp):
     """Tells those who read a copy before the copy has followed."""
 
@@ -64,13 +106,16 @@ class Hasty(FollowUp):
         (Forgetful, "back"),
         (Quick, "no evidence"),
         (Careless, "no evidence"),
+        (Blind, "in use"),
         (Hasty, "stuck"),
     ],
 )
 def test_a_mistake_is_found(mistake: type[FollowUp], promise: str) -> None:
     """The sweep has teeth."""
-    chosen = [each for each in followed.scenarios() if each.fault is Fault.NONE]
+    stalls = [each for each in followed.scenarios() if each.fault is Fault.NONE]
 
+    # Where there is a guest, nothing dies early: that hides other mistakes.
+    chosen = [each for each in stalls if each.has_guest is (promise == "in use")]
     assert sweep(chosen, mistake).violations[promise]
 
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from http_apis import LATE, NAMELESS, TOY, Shop, recipe
+from keyturn import http_exchange
 from keyturn.errors import KeyturnError
 from keyturn.model import RotationId
-from keyturn.targets import http_exchange
 from keyturn.testing.fakes import Crash
 from keyturn.testing.strict_api import PROVIDERS, Fault, Shape, Toy
 

@@ -196,9 +196,28 @@ def test_the_page_is_written_and_shows_every_run(run: Run) -> None:
     assert headings[2].startswith("IAM key 0 of ")
 
 
+def test_the_last_act_follows_a_rotation_to_the_end_of_the_old_login(run: Run) -> None:
+    """Copied, picked up, proved, retired, told: after the hour's grace, and no login is refused."""
+    lines = run.output.splitlines()
+    first = lines.index("follow-up of prod/orders/db")
+    rows = {line[:17].strip(): line[17:] for line in lines[first + 1 : first + 9]}
+
+    assert list(rows)[:7] == [
+        *("S3 copy", "K8s Secret db", "pod 1", "pod 2", "pod 3"),
+        *("the old login", "SNS"),
+    ]
+    assert all(rows[name].strip().endswith("█") for name in list(rows)[:5])
+    assert rows["pod 1"].startswith("▒")
+    assert rows["the old login"].startswith("▒" * 50)
+    assert rows["the old login"].endswith("·")
+    assert rows["SNS"].split() == ["succeeded", "retired"]
+    assert "None of 45 logins was refused." in " ".join(lines[first:])
+
+
 def test_no_password_is_shown_or_written(run: Run) -> None:
-    # Two versions for each strategy, the admin, and two keys.
-    assert len(run.passwords) == 7
+    # Two versions for each strategy, the admin, two keys; and for the last act two and an admin.
+    seen = len(run.passwords)
+    assert seen == 10
 
     page = run.page.read_text(encoding="utf-8")
 

@@ -236,6 +236,88 @@ def test_what_the_service_says_of_a_rotation_is_passed_on(room: Room) -> None:
     assert first["remedy"]
 
 
+# ---------------------------------------------------------------------------- what it measures
+
+
+def measured(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """Return the numbers that CloudWatch would find in the log, of the follow-up as a whole."""
+    found: dict[str, float] = {}
+    for line in capsys.readouterr().out.splitlines():
+        read = json.loads(line)
+        for metrics in read.get("_aws", {}).get("CloudWatchMetrics", []):
+            if metrics["Dimensions"] == [["service"]]:
+                assert (metrics["Namespace"], read["service"]) == ("keyturn", "orders-db")
+                found |= {each["Name"]: read[each["Name"]][0] for each in metrics["Metrics"]}
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _stack_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "orders-db")
+
+
+def test_a_sweep_measures_the_whole(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six hours after a promotion that it has not heard of: the copy follows, the key waits."""
+    room.rotate()
+    capsys.readouterr()
+
+    room.ask({"sweep": True})
+
+    numbers = measured(capsys)
+    assert numbers.pop("OldCredentialHours") == pytest.approx(6, abs=0.1)
+    assert numbers == {
+        "LooksFailed": 0,
+        "CredentialsRetired": 0,
+        "SecretsFollowed": 1,
+        "CopiesBehind": 0,
+        "ConsumersBehind": 0,
+        "SecondsBehind": 0,
+        "CredentialsHeld": 0,
+    }
+
+
+def test_what_a_sweep_cannot_do_is_measured_and_has_a_line(
+    room: Room, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = room.rotate()
+    capsys.readouterr()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SSM", "http://127.0.0.1:1")
+
+    with pytest.raises(Unreachable):
+        room.ask({"sweep": True})
+
+    logged = capsys.readouterr().out
+    behind = [json.loads(line) for line in logged.splitlines() if '"behind"' in line]
+    assert [(each["secret"], each["version_id"]) for each in behind] == [(NAME, version)]
+    assert (behind[0]["copies_behind"], behind[0]["consumers_behind"]) == (1, 0)
+    assert behind[0]["seconds_behind"] == pytest.approx(6 * 3600, abs=60)
+    [line] = [json.loads(each) for each in logged.splitlines() if "CopiesBehind" in each]
+    assert (line["CopiesBehind"], line["LooksFailed"]) == ([1.0], [1.0])
+
+
+def test_the_end_of_an_old_key_is_measured_once(
+    room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = room.rotate()
+    room.ask({"secret": NAME})
+    capsys.readouterr()
+
+    room.ask(seen(version, LOOKS_APART))
+    first = measured(capsys)
+    room.ask(seen(version, LOOKS_APART))
+
+    assert first == {"LooksFailed": 0, "CredentialsRetired": 1, "AlertRetired": 1}
+    assert measured(capsys) == {"LooksFailed": 0, "CredentialsRetired": 0}
+
+
+def test_what_the_service_says_of_a_rotation_is_measured(
+    room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room.ask(sample("rotation-failed"))
+
+    assert measured(capsys)["AlertFailed"] == 1
+
+
 # ---------------------------------------------------------------------------- what goes wrong
 
 

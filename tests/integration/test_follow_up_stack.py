@@ -86,9 +86,7 @@ class Deployed:
         return str(found["Metadata"][VERSION])
 
     def alerts(self) -> list[dict[str, str]]:
-        found = self.client("sqs").receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10)
-        bodies = [json.loads(each["Body"]) for each in found.get("Messages", [])]
-        return [json.loads(each["Message"]) for each in bodies]
+        return _heard(self.aws, self.queue)
 
     def age(self, seconds: float) -> None:
         """Let the promotion be so long ago, for the store."""
@@ -140,19 +138,22 @@ def deployed(local: LocalAws, redis: Redis, tmp_path: Path) -> Deployed:
     kms.create_alias(AliasName=f"alias/copies-{it}", TargetKeyId=key)
     boto3.client("s3", **settings).create_bucket(Bucket=f"copies-{it}")
     stack = deploy(local, INFRA, stack_name=it, parameters=_parameters(it, user, redis), plan=plan)
-    sqs = boto3.client("sqs", **settings)
-    queue = sqs.create_queue(QueueName=f"heard-{it}")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
-    boto3.client("sns", **settings).subscribe(
-        TopicArn=stack.outputs["AlertsTopicArn"],
-        Protocol="sqs",
-        Endpoint=arn["Attributes"]["QueueArn"],
-    )
+    queue = _hear(local, it, stack.outputs["AlertsTopicArn"])
     assert local.settle()
     room = Deployed(local, it, stack, plan, queue, user, redis)
     make_user(redis, user, room.password(), *ROTATION)
     room.forget_the_try_out()
     return room
+
+
+def _hear(local: LocalAws, it: str, topic: str) -> str:
+    """Make a queue that hears a topic, and return its URL."""
+    sqs: Any = boto3.client("sqs", **local.settings())
+    sns: Any = boto3.client("sns", **local.settings())
+    queue = sqs.create_queue(QueueName=f"heard-{it}")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn["Attributes"]["QueueArn"])
+    return str(queue)
 
 
 def _parameters(it: str, user: str, redis: Redis) -> dict[str, str]:
@@ -199,6 +200,8 @@ def test_a_rotation_is_followed_to_its_end(
         ("old credential", "waiting"),
     ]
     assert "no consumer is named" in lines[2]["waits_for"]
+    assert [line["version_id"] for line in lines] == [current, current, None]
+    assert [line["waits_since"] is None for line in lines] == [True, True, False]
     assert shown.exit_code == 1
 
     deployed.age(600)
@@ -237,3 +240,116 @@ def test_what_cannot_be_delivered_fails_the_look_and_the_rest_is_done(deployed: 
 
     assert said["errorType"] == "Misconfigured"
     assert deployed.client("ssm").get_parameter(Name=f"/{deployed.it}/password")
+
+
+# ---------------------------------------------------------------------------- without a database
+
+GENERATED_PLAN = """\
+version: 1
+secrets:
+  {it}/mail:
+    strategy: generate
+    generate: {{kind: base64url, member: api_token}}
+    deliver:
+      - ssm: {{name: /{it}/mail, kms_key: alias/aws/ssm, form: value, member: api_token}}
+"""
+
+
+@dataclass
+class Generated:
+    """A stack that generates and follows, and has no database."""
+
+    aws: LocalAws
+    it: str
+    stack: Stack
+    queue: str
+
+    def client(self, service: str) -> Any:
+        make: Any = boto3.client
+        return make(service, **self.aws.settings())
+
+    def make(self, name: str) -> None:
+        event = {"generate": "base64url", "secret": name, "policy": {"member": "api_token"}}
+        answer = self.client("lambda").invoke(
+            FunctionName=self.stack.outputs["GenerateFunctionName"], Payload=json.dumps(event)
+        )
+        assert json.loads(answer["Payload"].read())["outcome"] == "done"
+
+    def rotate(self, name: str) -> None:
+        self.client("secretsmanager").rotate_secret(
+            SecretId=name, RotationLambdaARN=self.stack.outputs["RotateGeneratedFunctionArn"]
+        )
+        assert self.aws.settle()
+
+    def alerts(self) -> list[dict[str, str]]:
+        return _heard(self.aws, self.queue)
+
+
+@pytest.fixture
+def generated(local: LocalAws, tmp_path: Path) -> Generated:
+    it = f"generated-{os.getpid()}-{next(_numbers)}"
+    plan = tmp_path / "keyturn.yaml"
+    plan.write_text(GENERATED_PLAN.format(it=it))
+    parameters = {
+        "GeneratedSecrets": f"{it}/*",
+        "FollowUp": "true",
+        "CopiesParameters": f"/{it}/*",
+    }
+    stack = deploy(local, INFRA, stack_name=it, parameters=parameters, plan=plan)
+    return Generated(local, it, stack, _hear(local, it, stack.outputs["AlertsTopicArn"]))
+
+
+def test_what_is_generated_is_followed_without_a_database(generated: Generated) -> None:
+    name = f"{generated.it}/mail"
+    generated.make(name)
+
+    generated.rotate(name)
+
+    served = generated.client("secretsmanager").get_secret_value(
+        SecretId=name, VersionStage="AWSCURRENT"
+    )
+    parameter = generated.client("ssm").get_parameter(
+        Name=f"/{generated.it}/mail", WithDecryption=True
+    )["Parameter"]
+    assert (parameter["Value"] == json.loads(served["SecretString"])["api_token"]) is True
+    told = {(each["happening"], each["version"]) for each in generated.alerts()}
+    assert told == {("succeeded", served["VersionId"])}
+    assert not {"Secret", "AdminSecret", "Rotate", "FollowUpStarts"} & set(
+        generated.stack.resources
+    )
+
+
+def test_the_services_own_verdict_becomes_an_alert(generated: Generated) -> None:
+    """The plan does not say how this one is rotated, so it fails; nobody calls the follow-up."""
+    name = f"{generated.it}/nobodys"
+    generated.make(name)
+
+    generated.rotate(name)
+
+    alerts = generated.alerts()
+    assert {each["happening"] for each in alerts} == {"failed"}
+    assert {each["severity"] for each in alerts} == {"critical"}
+    assert {each["secret"].partition(":secret:")[2][: len(name)] for each in alerts} == {name}
+    assert all("log of the rotation function" in each["remedy"] for each in alerts)
+    assert len({each["id"] for each in alerts}) == len(alerts)
+
+
+def test_what_tells_a_person_is_made(generated: Generated) -> None:
+    """As far as moto looks at it: the alarms are taken, and the dashboard is JSON."""
+    watch = generated.client("cloudwatch")
+    dashboards = watch.list_dashboards()["DashboardEntries"]
+    body = watch.get_dashboard(DashboardName=dashboards[0]["DashboardName"])["DashboardBody"]
+
+    metrics = {each["MetricName"] for each in watch.describe_alarms()["MetricAlarms"]}
+
+    assert metrics >= {"SecondsBehind", "CredentialsHeld", "SecretsFollowed"}
+    text = json.dumps(json.loads(body))
+    assert generated.stack.outputs["FollowUpFunctionName"] in text
+    assert "${" not in text
+
+
+def _heard(aws: LocalAws, queue: str) -> list[dict[str, str]]:
+    sqs: Any = boto3.client("sqs", **aws.settings())
+    found = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
+    bodies = [json.loads(each["Body"]) for each in found.get("Messages", [])]
+    return [json.loads(each["Message"]) for each in bodies]

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from keyturn import http_exchange
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.http_api import Request
-from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import http_exchange
-from keyturn.targets.http_exchange import (
+from keyturn.http_exchange import (
     LARGEST_BYTES,
     MISSING,
     Answer,
@@ -32,6 +31,7 @@ from keyturn.targets.http_exchange import (
     next_page,
     require_ok,
 )
+from keyturn.model import Credential, Sensitive, Surroundings
 from keyturn.testing.certificates import Authority
 
 SECRET = "Canary7-an-api-key"

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from databases import unused_name
-from keyturn.errors import Denied, Misconfigured
+from keyturn.errors import Busy, Denied, Misconfigured
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Generate, Pending, Target
+from keyturn.ports import Generate, Pending, Retiring, Target
 from keyturn.strategies import AlternatingUsers, DualPassword, Pair, SingleUser
 from keyturn.testing.contracts import version
 from keyturn.testing.faults import Proxy
@@ -150,6 +150,22 @@ def test_with_two_slots_a_new_rotation_every_minute_fails_no_login(
 
         assert _refused(site) == refused
         assert _all_log_in(site, current, kept[0].credential, authority)
+
+
+def test_a_retirement_that_waits_fails_no_login(site: Site) -> None:
+    """Somebody stays logged in, and it is tried more often than a server forgives."""
+    with _target_that_locks(site, "alternating", _generated()) as (target, current, authority):
+        following = version(target.create(current, []), "v1")
+        target.set(_held(following), version(current, "v0"), [])
+        assert isinstance(target, Retiring)
+        refused = _refused(site)
+        with site.opened(current):
+            for _ in range(5):
+                with pytest.raises(Busy, match="1 open session"):
+                    target.retire(_held(following))
+
+        assert _refused(site) == refused
+        assert _all_log_in(site, current, following.credential, authority)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -451,17 +451,18 @@ def test_the_plug_in_is_kept(mariadb: Site) -> None:
     assert "ed25519" in str(mariadb.described(twin))
 
 
-def test_a_unix_socket_is_a_place(mariadb: Site) -> None:
+def test_a_unix_socket_is_a_place(site: Site) -> None:
+    """Also for a password that the server has not seen yet."""
     name = unused_name("app")
-    mariadb.make(name, FIRST)
+    site.make(name, FIRST)
     login = replace(
-        mariadb.credential(name, FIRST), fields={"host": str(mariadb.server.socket), "ssl": False}
+        site.credential(name, FIRST), fields={"host": str(site.server.socket), "ssl": False}
     )
 
-    assert _why(mariadb, login) == "accepted"
-    assert _why(mariadb, replace(login, secret=Sensitive("wrong"))) == "refused"
-    missing = {"host": str(mariadb.server.folder / "none"), "ssl": False}
-    assert _why(mariadb, replace(login, fields=missing)).startswith("Unreachable")
+    assert _why(site, login) == "accepted"
+    assert _why(site, replace(login, secret=Sensitive("wrong"))) == "refused"
+    missing = {"host": str(site.server.folder / "none"), "ssl": False}
+    assert _why(site, replace(login, fields=missing)).startswith("Unreachable")
 
 
 # ---------------------------------------------------------------------------- time

@@ -1,4 +1,4 @@
-"""The commands of docs/deliver.md, in their order, as they stand there."""
+"""The commands of the runbook in docs/deliver.md, in their order, as they stand there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from keyturn.model import Credential, RotationId, Sensitive, Version
 from keyturn.testing.contracts import MADE_AT
 
 PAGE = (ROOT / "docs" / "deliver.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+RUNBOOK = PAGE[PAGE.index("\n## Runbook\n") :]
+COMMANDS = re.findall(r"^```sh\n(.*?)^```$", RUNBOOK, re.DOTALL | re.MULTILINE)
 NAME, KEY = "prod/orders/db", "alias/secrets"
 TEXT = '{"username": "orders", "password": "Canary7-runbook é"}'
 

@@ -227,6 +227,7 @@ def test_what_makes_a_follow_up_look_is_read() -> None:
         "label-updated": FollowUpEvent(ref),
         "look-again": FollowUpEvent(name, sighting=sighting),
         "on-demand": FollowUpEvent(name, ("s3://prod-secrets/orders/db",), is_asked=True),
+        "rotation-abandoned": FollowUpEvent(ref, happening=Happening.ABANDONED, at=noon),
         "rotation-failed": FollowUpEvent(ref, happening=Happening.FAILED, at=noon),
         "sweep": FollowUpEvent(None),
     }

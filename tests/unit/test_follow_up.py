@@ -51,6 +51,7 @@ from keyturn.testing.fakes import (
     MemoryDestination,
     MemoryNotifier,
     Mood,
+    Opened,
     World,
 )
 
@@ -236,6 +237,18 @@ class TestRefresh:
         secret.look()
 
         assert secret.consumer.told == V1
+
+    def test_one_that_cannot_be_verified_is_done_when_it_is_told(self, secret: Secret) -> None:
+        """Nobody is alerted that it has not followed; and it is no proof that it has."""
+        secret.consumer.mood = Mood.NEVER
+        secret.refreshes = [Refresh(secret.consumer, is_verified=False)]
+
+        [before] = secret.follow_up().status().about(Part.CONSUMER)
+        [told] = secret.look().about(Part.CONSUMER)
+        [later] = secret.look().about(Part.CONSUMER)
+
+        assert (before.state, told.state, later.state) == (State.WAITING, State.DONE, State.DONE)
+        assert not any(line.is_proof for line in (before, told, later))
 
     def test_a_consumer_is_told_once(self, secret: Secret) -> None:
         for _ in range(3):
@@ -462,6 +475,34 @@ class TestRetirement:
         assert was_alive
         assert not secret.is_old_alive
 
+    def test_an_open_session_keeps_it(self, secret: Secret) -> None:
+        """Somebody works with it whom no consumer of the plan stands for."""
+        secret.database.opened = [Opened("app", secret.world.clock.now() - timedelta(days=2))]
+        sighting = secret.wait_for_grace()
+        secret.pass_time(LOOKS_APART)
+
+        kept = secret.look(sighting)
+        was_alive = secret.is_old_alive
+        secret.database.opened = []
+        secret.look(sighting)
+
+        assert "1 open session of 'app'" in _line(kept, Part.OLD_CREDENTIAL).waits_for
+        assert kept.errors == []
+        assert was_alive
+        assert not secret.is_old_alive
+
+    def test_no_deadline_forces_it_while_it_is_in_use(self) -> None:
+        deadline = timedelta(days=7)
+        secret = Secret(Retirement(When.VERIFIED, GRACE, deadline, AtDeadline.FORCE))
+        secret.database.opened = [Opened("app", secret.world.clock.now() - timedelta(days=2))]
+        secret.pass_time(deadline)
+
+        report = secret.look()
+
+        assert secret.is_old_alive
+        assert "1 open session of 'app'" in _line(report, Part.OLD_CREDENTIAL).waits_for
+        assert [alert.happening for alert in secret.notifier.alerts][-1] is Happening.HELD
+
     def test_no_deadline_forces_it_while_a_newer_rotation_is_on(self) -> None:
         deadline = timedelta(days=7)
         secret = Secret(Retirement(When.VERIFIED, GRACE, deadline, AtDeadline.FORCE))
@@ -600,6 +641,8 @@ class TestStatus:
             (Part.OLD_CREDENTIAL, State.WAITING),
         ]
         assert _line(report, Part.DESTINATION).waits_for == "it holds version v0"
+        # What a consumer runs with, if it is not the current one, a look does not tell.
+        assert [line.version_id for line in report.lines] == [V0, None, None]
 
     def test_all_is_done(self, secret: Secret) -> None:
         sighting = secret.wait_for_grace()
@@ -610,6 +653,7 @@ class TestStatus:
 
         assert {line.state for line in report.lines} == {State.DONE}
         assert report.version_id == V1
+        assert [line.version_id for line in report.lines] == [V1, V1, None]
 
 
 def test_a_store_that_cannot_be_read_ends_the_look(secret: Secret) -> None:

@@ -1216,7 +1216,7 @@ class TestTheGuide:
         assert secrets["prod/orders/db"].password.exclude == "~"
 
     def test_describes_every_key(self) -> None:
-        described = set(re.findall(r"^\| `([a-z0-9_]+)` \|", GUIDE, flags=re.MULTILINE))
+        described = set(re.findall(r"^\| `([a-z0-9_-]+)` \|", GUIDE, flags=re.MULTILINE))
         shapes: tuple[type[Shape], ...] = (
             *(plan.PlanShape, plan.AlternatingUsersShape),
             *(plan.SingleUserShape, plan.PasswordShape, plan.GenerateShape, plan.DualPasswordShape),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from keyturn.errors import Drifted, LockedOut, Misconfigured, Unsupported
+from keyturn.errors import Busy, Drifted, LockedOut, Misconfigured, Unsupported
 from keyturn.model import Credential, Sensitive, Version
-from keyturn.ports import Pending, Session, Target, TwinSession
+from keyturn.ports import Pending, Retiring, Session, Target, TwinSession
 from keyturn.strategies import (
     AlternatingUsers,
     BestOffered,
@@ -19,8 +20,8 @@ from keyturn.strategies import (
     SingleUser,
     pair_by_suffix,
 )
-from keyturn.testing.contracts import version
-from keyturn.testing.fakes import Account, MemoryDatabase, World
+from keyturn.testing.contracts import MADE_AT, version
+from keyturn.testing.fakes import Account, MemoryDatabase, Opened, World
 
 APP = Credential("app", Sensitive("live"))
 CLONE = Credential("app_clone", Sensitive("next"))
@@ -407,3 +408,110 @@ def test_a_twin_that_nobody_vouches_for_is_refused(stranger: Version) -> None:
     """P2: its name proves nothing."""
     with pytest.raises(Drifted):
         _asking(declared=False).create(APP, [app("v2", "live"), stranger])
+
+
+# ---------------------------------------------------------------------------- who is still used
+
+
+def both() -> dict[str, Account]:
+    return {"app": Account("live"), "app_clone": Account("next", member_of={"app"}, acts_as="app")}
+
+
+TURNED = version(CLONE, "r1")
+
+
+def test_a_login_with_an_open_session_is_not_retired() -> None:
+    """Whoever holds it would be refused when it connects again."""
+    server = database(**both())
+    server.opened = [Opened("app", MADE_AT)] * 2
+
+    with pytest.raises(Busy, match=r"^2 open sessions of 'app',"):
+        alternating(server).retire(held(TURNED))
+
+    assert server.would_accept(APP)
+    server.opened = server.opened[1:]
+    with pytest.raises(Busy, match=r"^1 open session of 'app',"):
+        alternating(server).retire(held(TURNED))
+    server.opened = []
+    alternating(server).retire(held(TURNED))
+    assert not server.would_accept(APP)
+
+
+def test_sessions_of_others_keep_no_login_alive() -> None:
+    """Not those of current either: they are who has followed."""
+    server = database(**both())
+    server.opened = [Opened(name, MADE_AT) for name in ("app_clone", "app_2", "APP", "admin")]
+
+    alternating(server).retire(held(TURNED))
+
+    assert not server.would_accept(APP)
+
+
+def test_where_sessions_cannot_be_seen_the_other_evidence_counts() -> None:
+    server = database(**both())
+    server.opened = None
+
+    alternating(server).retire(held(TURNED))
+
+    assert not server.would_accept(APP)
+
+
+def test_an_engine_that_tells_of_no_sessions_is_not_asked() -> None:
+    server = Anonymous(World(), {**both(), "admin": Account("admin")})
+    server.opened = [Opened("app", MADE_AT)]
+    pair = Pair(("app", "app_clone"), "app", is_declared=True)
+    admin = Credential("admin", Sensitive("admin"))
+    target = AlternatingUsers(server, lambda: Sensitive("next"), lambda _: pair, lambda: admin)
+
+    target.retire(held(TURNED))
+
+    assert not server.would_accept(APP)
+
+
+@pytest.mark.parametrize("make", [dual, dual_by_admin], ids=["by itself", "by admin"])
+def test_a_session_older_than_current_keeps_the_second_password_alive(
+    make: Callable[[MemoryDatabase], DualPassword],
+) -> None:
+    """It logged in before there was a current to log in with."""
+    server = database(app=Account("live", second="old"))
+    server.opened = [Opened("app", MADE_AT - timedelta(seconds=1))]
+
+    with pytest.raises(Busy, match=r"^1 open session of 'app', older than version v1,"):
+        make(server).retire(held(app("v1", "live")))
+
+    assert server.accounts["app"].second == "old"
+
+
+def test_a_session_that_is_younger_keeps_no_password_alive() -> None:
+    """It may have logged in with either: nothing tells."""
+    server = database(app=Account("live", second="old"))
+    server.opened = [Opened("app", MADE_AT), Opened("other", MADE_AT - timedelta(days=1))]
+
+    dual(server).retire(held(app("v1", "live")))
+
+    assert server.accounts["app"].second is None
+
+
+@pytest.mark.parametrize(
+    "make, before, current",
+    [
+        (dual, Account("live", second="old"), app("v1", "live")),
+        (alternating, Account("live"), TURNED),
+    ],
+    ids=["dual", "alternating"],
+)
+def test_sessions_are_looked_at_right_before_the_act(
+    make: Callable[[MemoryDatabase], Retiring], before: Account, current: Version
+) -> None:
+    """What may come between is one call of each kind: the slot's, and the change's."""
+    server = database(**{**both(), "app": before})
+    read_after: list[str] = []
+
+    def slot() -> Version:
+        read_after[:] = calls(server)
+        return current
+
+    make(server).retire(slot)
+
+    assert read_after[-1] == "database.sessions"
+    assert calls(server) == [*read_after, "database.set"]

@@ -12,7 +12,7 @@ import sys
 from keyturn import wiring
 found = wiring._module_of(sys.argv[1])
 targets = {name.split(".")[2] for name in sys.modules if name.startswith("keyturn.targets.")}
-print(found.__name__.split(".")[-1], *sorted(targets & {"http_exchange", "iam_access_key"}))
+print(found.__name__.split(".")[-1], *sorted(targets & {"http_api_key", "iam_access_key"}))
 """
 
 

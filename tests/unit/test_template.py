@@ -7,22 +7,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 import pytest
-from samtranslator.translator.transform import transform
-from samtranslator.yaml_helper import yaml_parse
 
-from keyturn import follow_up
-from keyturn.destinations import s3_blob, ssm_parameter
-from keyturn.notifiers import eventbridge, sns
+from keyturn import consumers, destinations, follow_up, kubernetes, notifiers
+from keyturn.kubernetes import marks
 from keyturn.stores import secrets_manager
 from keyturn.targets import api_gateway_key, iam_access_key, postgres
+from templates import TEMPLATE, transformed
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "infra" / "template.yaml"
 FUNCTION_ARN = (
     "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}"
     ":function:${AWS::StackName}-rotate"
@@ -34,27 +33,20 @@ RUNTIME_ACTIONS = {
 """What a function needs to be a Lambda function; no adapter asks for it."""
 
 
-class _NoManagedPolicies:
-    def load(self) -> dict[str, str]:
-        return {}
-
-
-@cache
-def _transformed() -> dict[str, Any]:
-    parsed: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
-    for each in parsed["Resources"].values():
-        if each["Type"] == "AWS::Serverless::Function":
-            each["Properties"]["CodeUri"] = {
-                "Bucket": "b",
-                "Key": "k",
-            }  # as `sam package` leaves it
-    transformed: dict[str, Any] = transform(parsed, {}, _NoManagedPolicies())
-    return transformed
+def _declared(*packages: ModuleType) -> set[str]:
+    """Return the actions that the adapters of packages declare; RBAC's verbs are a cluster's."""
+    modules = [
+        import_module(f"{package.__name__}.{found.name}")
+        for package in packages
+        for found in iter_modules(package.__path__)
+    ]
+    said = {each for module in modules for each in getattr(module, "PERMISSIONS", ())}
+    return {each for each in said if re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", each)}
 
 
 @pytest.fixture
 def template() -> dict[str, Any]:
-    return _transformed()
+    return transformed()
 
 
 @pytest.fixture
@@ -81,10 +73,7 @@ def test_what_is_granted_is_what_the_adapters_declare(resources: dict[str, Any])
         *iam_access_key.PERMISSIONS,
         *postgres.PERMISSIONS,
         *secrets_manager.FOLLOW_UP_PERMISSIONS,
-        *s3_blob.PERMISSIONS,
-        *ssm_parameter.PERMISSIONS,
-        *sns.PERMISSIONS,
-        *eventbridge.PERMISSIONS,
+        *_declared(destinations, consumers, notifiers, kubernetes),
     }
 
     granted = {
@@ -139,8 +128,25 @@ def test_no_action_is_a_wildcard_and_no_resource_but_the_vpcs(resources: dict[st
     for statement in _statements(resources):
         actions = _list(statement["Action"])
         assert not [action for action in actions if "*" in action]
-        if statement["Resource"] == "*" and actions != ["ssm:DescribeParameters"]:
+        if statement["Resource"] == "*" and statement["Sid"] not in NOTHING_NARROWER:
             assert all(action.startswith("ec2:") for action in actions)
+
+
+NOTHING_NARROWER = {
+    "SeeWhichVersionTheyHold": ["ssm:DescribeParameters"],
+    "SeeWhatTheyAreMadeOf": ["ecs:DescribeTaskDefinition"],
+    "SeeTheirTasks": ["ecs:DescribeTasks", "ecs:ListTasks"],  # with a condition: the cluster
+}
+"""Reading, of which IAM cannot say whose; by the statement."""
+
+
+def test_what_can_be_said_no_narrower_is_reading(resources: dict[str, Any]) -> None:
+    found = {each["Sid"]: each for each in _statements(resources) if each["Resource"] == "*"}
+
+    for name, actions in NOTHING_NARROWER.items():
+        assert _list(found[name]["Action"]) == actions
+    clusters = {"Fn::Split": [",", {"Ref": "EcsClusters"}]}
+    assert found["SeeTheirTasks"]["Condition"] == {"ArnEquals": {"ecs:cluster": clusters}}
 
 
 def test_the_functions_code_may_not_use_what_lambda_needs_for_the_vpc(
@@ -197,16 +203,21 @@ GENERATED = {
 GENERATED_RESOURCES = (
     *("Generate", "GenerateRole", "GenerateLogs", "GeneratedErrorsAlarm", "RotateGenerated"),
     *("RotateGeneratedLogs", "RotateGeneratedPermission", "RotateGeneratedRole"),
-    *("RotateGeneratedChangesApiKeys", "RotateGeneratedMintsKeys"),
+    *("RotateGeneratedChangesApiKeys", "RotateGeneratedMintsKeys", "GeneratedTrouble"),
 )
 
 
 def test_nothing_generates_unless_names_are_given(template: dict[str, Any]) -> None:
-    found = [name for name in template["Resources"] if "Generate" in name]
+    found = [
+        name
+        for name in template["Resources"]
+        if "Generate" in name and not name.startswith("FollowUp")  # they: see below
+    ]
 
     assert sorted(found) == sorted(GENERATED_RESOURCES)
     assert template["Parameters"]["GeneratedSecrets"]["Default"] == ""
     narrower = {
+        "GeneratedTrouble": "IsToldDirectlyOfGenerated",
         "RotateGeneratedChangesApiKeys": "HasApiKeys",
         "RotateGeneratedMintsKeys": "HasIamUsers",
     }
@@ -389,17 +400,21 @@ def test_users_are_named_or_are_those_below_a_path(
 # ---------------------------------------------------------------------------- what follows
 
 FOLLOWING = {
-    *("HasFollowUp", "HasFollowUpAdmin", "HasFollowUpKeys"),
-    *("HasCopiesBucket", "HasCopiesParameters"),
+    *("HasFollowUp", "HasFollowUpAdmin", "HasFollowUpApiKeys", "HasFollowUpDatabase"),
+    *("HasFollowUpGenerated", "HasFollowUpKeys", "HasFollowUpSecrets", "HasFollowUpVpc"),
+    *("HasCopiesBucket", "HasCopiesParameters", "HasClusters", "HasEcsServices"),
 }
-RETIRING = {"iam:GetAccessKeyLastUsed", "iam:ListAccessKeys", "iam:UpdateAccessKey"}
-"""What it takes to retire a key of IAM: neither to make one, nor to delete one."""
+RETIRING = {
+    *("iam:GetAccessKeyLastUsed", "iam:ListAccessKeys", "iam:UpdateAccessKey"),
+    *("apigateway:GET", "apigateway:PATCH"),
+}
+"""What it takes to retire a key of IAM or API Gateway: neither to make one, nor to delete one."""
 
 
 def test_nothing_follows_unless_it_is_asked_for(template: dict[str, Any]) -> None:
     assert template["Parameters"]["FollowUp"]["Default"] == "false"
     assert template["Conditions"]["HasFollowUp"]["Fn::And"] == [
-        {"Condition": "HasDatabase"},
+        {"Fn::Or": [{"Condition": "HasDatabase"}, {"Condition": "HasGenerated"}]},
         {"Fn::Equals": [{"Ref": "FollowUp"}, "true"]},
     ]
     for condition in FOLLOWING - {"HasFollowUp"}:
@@ -409,19 +424,99 @@ def test_nothing_follows_unless_it_is_asked_for(template: dict[str, Any]) -> Non
             assert each["Condition"] in FOLLOWING, name
 
 
-def test_a_follow_up_may_do_what_its_adapters_declare(resources: dict[str, Any]) -> None:
-    following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
-    granted = {action for each in _allowed(following) for action in _list(each["Action"])}
+def test_nothing_is_reached_that_no_parameter_names(template: dict[str, Any]) -> None:
+    """Clusters, services, other secrets: none unless somebody says which."""
+    asked = {
+        "ClusterArns": "HasClusters",
+        "EcsServices": "HasEcsServices",
+        "FollowUpSecrets": "HasFollowUpSecrets",
+    }
 
-    assert set(iam_access_key.PERMISSIONS) > RETIRING
+    for parameter, condition in asked.items():
+        assert template["Parameters"][parameter]["Default"] == ""
+        assert template["Conditions"][condition]["Fn::And"] == [
+            {"Condition": "HasFollowUp"},
+            {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]},
+        ]
+    assert template["Parameters"]["EcsClusters"]["Default"] == ""
+
+
+CLUSTER = "arn:aws:eks:eu-west-1:111122223333:cluster/prod"
+SERVICE = "arn:aws:ecs:eu-west-1:111122223333:service/prod/orders"
+TOKEN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/cluster-token-"
+
+
+@pytest.mark.parametrize(
+    "parameter,value,is_one",
+    [
+        ("ClusterArns", CLUSTER, True),
+        ("ClusterArns", f"{CLUSTER},{CLUSTER}-2", True),
+        ("ClusterArns", "arn:aws:eks:eu-west-1:111122223333:cluster/*", False),
+        ("ClusterArns", "*", False),
+        ("EcsServices", SERVICE, True),
+        ("EcsServices", f"{SERVICE},{SERVICE}-worker", True),
+        ("EcsServices", f"{SERVICE},", False),
+        ("EcsServices", "arn:aws:ecs:eu-west-1:111122223333:service/prod/*", False),
+        ("EcsServices", "*", False),
+        ("FollowUpSecrets", f"{TOKEN}AbCdEf", True),
+        ("FollowUpSecrets", f"{TOKEN}??????,{TOKEN}2-??????", True),
+        ("FollowUpSecrets", f"{TOKEN}*", False),
+        ("FollowUpSecrets", "*", False),
+    ],
+)
+def test_what_else_is_reached_is_named_one_by_one(
+    template: dict[str, Any], parameter: str, value: str, *, is_one: bool
+) -> None:
+    """Whoever may update any service of a cluster may stop all of them."""
+    pattern = template["Parameters"][parameter]["AllowedPattern"]
+
+    assert (re.fullmatch(pattern, value) is not None) is is_one
+    assert re.fullmatch(pattern, "") is not None
+
+
+def test_a_service_is_tagged_with_tags_of_ours_only(resources: dict[str, Any]) -> None:
+    [tagging] = [each for each in _allowed(resources) if "ecs:TagResource" in _list(each["Action"])]
+
+    assert tagging["Resource"] == {"Fn::Split": [",", {"Ref": "EcsServices"}]}
+    assert tagging["Condition"] == {"ForAllValues:StringLike": {"aws:TagKeys": f"{marks.PREFIX}*"}}
+
+
+def test_the_secrets_that_may_be_read_are_those_that_the_function_is_told(
+    resources: dict[str, Any],
+) -> None:
+    variables = resources["FollowUpFunction"]["Properties"]["Environment"]["Variables"]
+    nothing, others = {"Ref": "AWS::NoValue"}, {"Ref": "FollowUpSecrets"}
+    both = {"Fn::Sub": "${AdminSecret},${FollowUpSecrets}"}
+    read = resources["FollowUpReadsSecrets"]["Properties"]["PolicyDocument"]["Statement"][0]
+
+    assert variables["KEYTURN_ADMIN_SECRETS"] == {
+        "Fn::If": [
+            "HasAdmin",
+            {"Fn::If": ["HasFollowUpSecrets", both, {"Ref": "AdminSecret"}]},
+            {"Fn::If": ["HasFollowUpSecrets", others, nothing]},
+        ]
+    }
+    assert read["Resource"] == {"Fn::Split": [",", others]}
+    assert _list(read["Action"]) == ["secretsmanager:GetSecretValue"]
+
+
+def test_a_follow_up_may_do_what_its_adapters_declare(resources: dict[str, Any]) -> None:
+    """Whatever adapter comes: what it declares, the role can be given."""
+    following = {n: r for n, r in resources.items() if r.get("Condition") in FOLLOWING}
+    granted = {
+        action
+        for each in _allowed(following)
+        for action in _list(each["Action"])
+        if not action.startswith("ec2:")  # Lambda's own, when there is a VPC
+    }
+
+    assert {*iam_access_key.PERMISSIONS, *api_gateway_key.PERMISSIONS} > RETIRING
     assert granted - RUNTIME_ACTIONS - RETIRING == {
         *secrets_manager.FOLLOW_UP_PERMISSIONS,
         "secretsmanager:ListSecretVersionIds",  # whose keys they are, where keys are minted
-        *s3_blob.PERMISSIONS,
-        *ssm_parameter.PERMISSIONS,
-        *sns.PERMISSIONS,
-        *eventbridge.PERMISSIONS,
+        *_declared(destinations, consumers, notifiers, kubernetes),
     }
+    assert granted >= RETIRING
 
 
 def test_a_follow_up_moves_no_label_but_previous(resources: dict[str, Any]) -> None:
@@ -453,7 +548,10 @@ def test_a_follow_up_is_started_by_its_own_rules_only(resources: dict[str, Any])
         if each["FunctionName"] == {"Ref": "FollowUpFunction"}
     }
 
-    assert permissions == {"FollowUpStarts", "FollowUpStartsForKeys", "FollowUpSweep"}
+    assert permissions == {
+        *("FollowUpStarts", "FollowUpStartsForGenerated", "FollowUpSweep"),
+        "FollowUpHearsOfTrouble",
+    }
     pattern = resources["FollowUpStarts"]["Properties"]["EventPattern"]
     assert pattern == {
         "source": ["aws.secretsmanager"],
@@ -485,7 +583,7 @@ def test_a_stack_without_a_database_has_nothing_of_it(template: dict[str, Any]) 
     with_it = {name for name, each in conditions.items() if _is_part_of_a_database(each)}
 
     assert always == {"Key", "Alerts", "AlertsPolicy"}
-    assert with_it == {"HasAdmin", "HasFollowUp", "HasVpc"}
+    assert with_it == {"HasAdmin", "HasFollowUpDatabase", "HasVpc", "IsToldDirectly"}
     assert template["Parameters"]["DatabaseHost"]["Default"] == ""
     for name in ("Secret", "AdminSecret", "Rotate", "RotateRole", "RotateReadsAdmin", "Schedule"):
         assert template["Resources"][name]["Condition"] in {"HasDatabase", *with_it}, name
@@ -511,6 +609,7 @@ def test_a_stack_that_would_do_nothing_of_what_is_asked_is_refused(
     parameters = {
         "ApiGatewayKeys": "false",
         "DatabaseHost": host,
+        "EcsServices": "",
         "GeneratedSecrets": generated,
         "IamUsers": users,
     }
@@ -680,13 +779,17 @@ def test_every_alarm_reaches_the_topic(resources: dict[str, Any]) -> None:
     alarms = dict(_of_type(resources, "AWS::CloudWatch::Alarm"))
 
     assert {alarm["MetricName"] for alarm in alarms.values()} == {
-        "ApproximateNumberOfMessagesVisible",
-        "Errors",
-        "Throttles",
+        *("ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"),
+        *("CredentialsHeld", "Errors", "SecondsBehind", "SecretsFollowed", "Throttles"),
+    }
+    silence = {
+        "FollowUpSweepAlarm": "breaching",  # silence is what it is about
+        "FollowUpStuckAlarm": "ignore",  # measured by sweeps alone: between two there is nothing
+        "FollowUpHeldAlarm": "ignore",
     }
     for name, alarm in alarms.items():
         assert alarm["AlarmActions"] == [{"Ref": "Alerts"}], name
-        assert alarm["TreatMissingData"] == "notBreaching", name
+        assert alarm["TreatMissingData"] == silence.get(name, "notBreaching"), name
 
 
 def test_a_failed_or_abandoned_rotation_of_this_secret_reaches_the_topic(
@@ -728,7 +831,8 @@ def _statements(resources: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every statement of the function's role."""
     for _, role in _of_type(resources, "AWS::IAM::Role"):
         assert "ManagedPolicyArns" not in role
-        for policy in role["Policies"]:
+        said = role["Policies"]
+        for policy in said["Fn::If"][1] if "Fn::If" in said else said:  # with a VPC, all there is
             yield from policy["PolicyDocument"]["Statement"]
     for _, policy in _of_type(resources, "AWS::IAM::Policy"):
         yield from policy["PolicyDocument"]["Statement"]

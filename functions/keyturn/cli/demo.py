@@ -14,6 +14,7 @@ import typer
 
 from keyturn.errors import Misconfigured
 from keyturn.local.database import Engine, database
+from keyturn.local.demo_aftermath import FOLLOW_UP, TICKS, Aftermath, broken
 from keyturn.local.demo_recording import ACCESS_KEY, METHOD, Recording, is_good
 from keyturn.model import Strategy
 
@@ -52,9 +53,11 @@ def demo(
 ) -> None:
     """Rotate a database password while an application keeps logging in; show what happened.
 
-    And an access key of an IAM user. The database is real, the rotation function is real, AWS is
-    simulated on this machine. Fails if a rotation does not finish, or if anything but the strategy
-    single-user refuses a single login.
+    And an access key of an IAM user. The last act follows one rotation of PostgreSQL to its end: a
+    copy, a cluster that picks the new password up, the proof, the old login's death, an alert. The
+    database and the functions are real, AWS and the cluster are simulated on this machine. Fails if
+    a rotation does not finish, if anything but the strategy single-user refuses a single login, or
+    if the old login does not die, or too early.
     """
     from rich.console import Console
 
@@ -70,9 +73,11 @@ def demo(
         ]
         if strategy is None:
             recordings.append(_record_key(template, report))
-    _write_page(file, recordings)
-    _show(console, recordings, file)
-    if not all(map(is_good, recordings)):
+        has_last_act = strategy is None and engine is Engine.POSTGRES
+        aftermath = _record_follow_up(template, report) if has_last_act else None
+    _write_page(file, recordings, aftermath)
+    _show(console, recordings, aftermath, file)
+    if not all(map(is_good, recordings)) or (aftermath is not None and broken(aftermath)):
         raise typer.Exit(1)
 
 
@@ -89,6 +94,12 @@ def _record_key(template: Path, report: _Report) -> Recording:
     from keyturn.local.demo import record_key
 
     return record_key(template=template, report=partial(report, ACCESS_KEY))
+
+
+def _record_follow_up(template: Path, report: _Report) -> Aftermath:
+    from keyturn.local.demo_follow_up import record_follow_up
+
+    return record_follow_up(template=template, report=partial(report, FOLLOW_UP))
 
 
 @contextlib.contextmanager
@@ -111,7 +122,7 @@ def _progress(console: Console, rotations: int) -> Iterator[_Report]:
         def report(run: str, text: str, done: int) -> None:
             if run not in tasks:
                 named = run.ljust(max(len(each.value) for each in Strategy))
-                total = 1 if run == ACCESS_KEY else rotations
+                total = {ACCESS_KEY: 1, FOLLOW_UP: TICKS}.get(run, rotations)
                 tasks[run] = shown.add_task(text, total=total, run=named)
             shown.update(tasks[run], description=text, completed=done)
 
@@ -152,11 +163,11 @@ def _place(out: Path) -> Path:
     return file
 
 
-def _write_page(file: Path, recordings: Sequence[Recording]) -> None:
+def _write_page(file: Path, recordings: Sequence[Recording], aftermath: Aftermath | None) -> None:
     from keyturn.local.demo_page import page
 
     try:
-        file.write_text(page(recordings, datetime.now(UTC)), encoding="utf-8")
+        file.write_text(page(recordings, datetime.now(UTC), aftermath), encoding="utf-8")
     except OSError as error:
         raise _not_writable(file, error) from None
 
@@ -165,8 +176,10 @@ def _not_writable(file: Path, error: OSError) -> Misconfigured:
     return Misconfigured(f"{file}: {error.strerror}", remedy="Name another file with --out.")
 
 
-def _show(console: Console, recordings: Sequence[Recording], file: Path) -> None:
-    from keyturn.local.demo_terminal import legend, summary, timeline
+def _show(
+    console: Console, recordings: Sequence[Recording], aftermath: Aftermath | None, file: Path
+) -> None:
+    from keyturn.local.demo_terminal import aftermath_timeline, legend, summary, timeline
 
     console.print(summary(recordings))
     for recording in recordings:
@@ -174,6 +187,9 @@ def _show(console: Console, recordings: Sequence[Recording], file: Path) -> None
         console.print()
     console.print(legend())
     console.print()
+    if aftermath is not None:
+        console.print(aftermath_timeline(aftermath, console.width))
+        console.print()
     console.print(METHOD, style="dim")
     console.print()
     console.print(f"The same as a picture: {file}", soft_wrap=True)

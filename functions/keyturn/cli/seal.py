@@ -1,5 +1,7 @@
 """`keyturn seal` and `keyturn open`: sealed copies on this machine, as destinations hold them.
 
+`seal` seals with a KMS key, or prints the manifest of a SealedSecret, to be committed.
+
 Both work with the rights of whoever is at the terminal. A value goes from the store or standard
 input into a sealed copy, and from that into a file for its owner's eyes, or a pipe: no screen.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,28 +31,88 @@ def seal(  # noqa: PLR0913  # a command has as many parameters as options
         str,
         typer.Argument(help="A secret's name or ARN; or - for standard input.", metavar="SECRET|-"),
     ],
-    kms_key: Annotated[str, typer.Option(help="Id, ARN or alias of the KMS key to seal with.")],
-    out: Annotated[Path, typer.Option(help="The file to write the sealed copy to.")],
+    *,
+    kms_key: Annotated[
+        str | None, typer.Option(help="Id, ARN or alias of the KMS key to seal with.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write the sealed copy to.")] = None,
     secret: Annotated[
         str | None, typer.Option(help="With -: the name of the secret to bind the copy to.")
     ] = None,
     version_id: Annotated[
         str | None, typer.Option(help="With -: the id of the version to bind it to.")
     ] = None,
-    *,
+    sealed_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE/NAME",
+            help="Instead of --kms-key: the Kubernetes SealedSecret whose manifest to print.",
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="The controller's: what `kubeseal --fetch-cert` shows.")
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="strict, namespace-wide or cluster-wide.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="The one key that holds the value; else there is one for each member."),
+    ] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="The Secret's type, if it is not Opaque.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
-    """Seal the current value of a secret, or what comes in, with a KMS key."""
+    """Seal the current value of a secret, or what comes in: with a KMS key, or for a cluster."""
     from keyturn.boundary import quiet_sdk_loggers
-    from keyturn.destinations import sealing
 
     quiet_sdk_loggers()
+    settings = {"scope": scope, "key": key, "type": type_}
+    if (kms_key is None) is (sealed_secret is None):
+        raise Misconfigured(
+            "it is not said what to seal with",
+            remedy="Say either --kms-key, or --sealed-secret and --certificate.",
+        )
+    if sealed_secret is None:
+        _require_none({"certificate": certificate, **settings})
+        _seal_with_kms(source, str(kms_key), out, (secret, version_id), as_json=as_json)
+        return
+    whose = _Object(sealed_secret, certificate, settings)
+    _print_manifest(whose, _labelled(source, secret, version_id), out, as_json=as_json)
+
+
+def _require_none(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise Misconfigured(
+                f"--{name} goes with --sealed-secret only", remedy="Leave it out, or say that."
+            )
+
+
+def _labelled(source: str, secret: str | None, version_id: str | None) -> tuple[Label, Sensitive]:
     label, value = _given(secret, version_id) if source == "-" else _stored(source)
     if source != "-" and (secret is not None or version_id is not None):
         raise Misconfigured(
             "the store says which secret and version it is",
             remedy="Leave out --secret and --version-id, or seal standard input, with -.",
         )
+    return label, value
+
+
+def _seal_with_kms(
+    source: str,
+    kms_key: str,
+    out: Path | None,
+    which: tuple[str | None, str | None],
+    *,
+    as_json: bool,
+) -> None:
+    from keyturn.destinations import sealing
+
+    if out is None:
+        raise Misconfigured("--out is not said", remedy="Name the file to write the copy to.")
+    label, value = _labelled(source, *which)
     sealed = sealing.seal(_client("kms"), kms_key, label, value)
     _write(out, sealed.body)
     facts = {
@@ -60,6 +123,54 @@ def seal(  # noqa: PLR0913  # a command has as many parameters as options
         "bytes": len(sealed.body),
     }
     typer.echo(json.dumps(facts) if as_json else _lines(facts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """The SealedSecret that is asked for, as it is said."""
+
+    place: str
+    certificate: Path | None
+    settings: dict[str, str | None]
+
+
+def _print_manifest(
+    asked: _Object, given: tuple[Label, Sensitive], out: Path | None, *, as_json: bool
+) -> None:
+    import yaml
+
+    made = _manifest(asked, *given)
+    # Base64 is long, and stays on its line.
+    text = json.dumps(made) if as_json else yaml.safe_dump(made, sort_keys=False, width=10**6)
+    if out is None:
+        typer.echo(text.rstrip("\n"))
+    else:
+        _write(out, text.encode())
+
+
+def _manifest(asked: _Object, label: Label, value: Sensitive) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from keyturn.destinations import sealed_secret, sealed_value, secret_data
+    from keyturn.shapes import Place, shaped
+
+    namespace, _, name = asked.place.partition("/")
+    said = {key: text for key, text in asked.settings.items() if text is not None}
+    entry = {"namespace": namespace, "name": name, **said}
+    where = f"--sealed-secret {asked.place[:80]!a}"
+    shape = sealed_secret.SealedSecretShape
+    settings = shaped(entry, shape, Place(where), sealed_secret.FIXES)
+    if asked.certificate is None:
+        raise Misconfigured(
+            f"{where}: --certificate is not said",
+            remedy="Name the file that has what `kubeseal --fetch-cert` shows.",
+        )
+    pem = _read(str(asked.certificate)).decode("ascii", "replace")
+    certificate = sealed_value.certificate(pem, datetime.now(UTC), where)
+    type_ = asked.settings["type"] or secret_data.OPAQUE
+    found = secret_data.data(value, asked.settings["key"], type_, str(label))
+    whose = settings.whose(label.secret, label.version_id)
+    return sealed_secret.manifest(whose, certificate, found, type_)
 
 
 def open_(  # noqa: PLR0913  # a command has as many parameters as options
@@ -150,6 +261,10 @@ def _body(name: str, label: Label) -> bytes:
         if not (bucket and key):
             raise Misconfigured(f"{name} names no object", remedy="Write s3://BUCKET/KEY.")
         return fetch(_client("s3"), bucket, key, label)
+    return _read(name)
+
+
+def _read(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as error:

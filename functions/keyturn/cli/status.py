@@ -32,22 +32,27 @@ def status(
         typer.echo(json.dumps(_members(secret, report)))
     else:
         _show(secret, report)
-    if not all(line.state in {State.DONE, State.KEPT} for line in report.lines):
+    if any(line.state in _OPEN for line in report.lines):
         raise typer.Exit(1)
 
 
+_OPEN = (State.WAITING, State.FAILED)
+
+
 def _members(secret: str, report: Report) -> dict[str, object]:
+    since = report.since.isoformat(timespec="seconds")
     lines = [
         {
             "part": line.part.value,
             "name": line.name,
+            "version_id": line.version_id,
             "state": line.state.value,
+            "waits_since": since if line.state in _OPEN else None,
             "waits_for": line.waits_for,
             "remedy": line.remedy,
         }
         for line in report.lines
     ]
-    since = report.since.isoformat(timespec="seconds")
     return {"secret": secret, "version_id": report.version_id, "since": since, "lines": lines}
 
 
@@ -58,10 +63,13 @@ def _show(secret: str, report: Report) -> None:
     since = f"{report.since:%Y-%m-%d %H:%M} UTC"
     title = f"{secret}: version {report.version_id}, current since {since} at the latest"
     table = Table(title=title, title_justify="left")
-    for column in ("what", "state", "waits for"):
+    for column in ("what", "version", "state", "waits for"):
         table.add_column(column, overflow="fold")
     for line in report.lines:
-        table.add_row(_what(line), line.state.value, f"{line.waits_for} {line.remedy}".strip())
+        waits_for = f"{line.waits_for} {line.remedy}".strip()
+        if line.state in _OPEN:
+            waits_for = f"{waits_for} (since {since})"
+        table.add_row(_what(line), line.version_id or "", line.state.value, waits_for)
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 

@@ -16,41 +16,22 @@ Concepts; API Conventions).
 from __future__ import annotations
 
 import json
-import secrets
-import ssl
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from keyturn import tls
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Unsupported
 from keyturn.model import Sensitive, Surroundings
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
-
-TRIES = 4
-"""Of one request, while it is worth trying again."""
-
-CONNECT_S, READ_S = 3.0, 8.0
-"""Time-outs of one try, in seconds."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-"""Between two tries: the first, and the longest that the server may ask for (Retry-After)."""
-
-MARGIN_S = 5.0
-"""What is left of the function's time when no further try is made, in seconds."""
+    from keyturn.kubernetes.line import Answer, Line
 
 PAGE = 250
 """Objects that one answer of a list has at most."""
-
-LARGEST_BYTES = 16_000_000
-"""Of an answer. A page of `PAGE` objects of typical size has some 2 MB."""
-
-_AGAIN = frozenset({429, 500, 502, 503, 504})
 
 Object = Mapping[str, Any]
 """An object as the API shows it. It may hold secrets: never in a message."""
@@ -101,7 +82,8 @@ class Kubernetes:
 
     Args:
         name: Names the cluster in one printable line, for messages: `eks:prod`.
-        access: Finds out where it is and how it lets us in; called once, on first use.
+        access: Finds out where it is and how it lets us in; called on first use, and again only if
+            that has failed.
         surroundings: What the deployment allows.
     """
 
@@ -109,7 +91,8 @@ class Kubernetes:
         self.name = name
         self._access = access
         self._surroundings = surroundings
-        self._line: _Line | None = None
+        self._lock = threading.Lock()
+        self._line: Line | None = None
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object; None if there is none of that name.
@@ -119,7 +102,49 @@ class Kubernetes:
             Denied: We may not `get` it.
             Unreachable: No answer, or too many requests.
         """
-        return self._ask(_Request("get", resource, namespace, name))
+        return self._one(_Asked("get", resource, namespace, name))
+
+    def metadata(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Return an object's metadata and nothing else of it; None if there is none of that name.
+
+        It takes the same right as `get` (API Concepts, "Metadata-only fetches").
+
+        Raises:
+            Unsupported, Denied, Unreachable: See `get`.
+        """
+        found = self._one(_Asked("get", resource, namespace, name, accept=_METADATA))
+        return None if found is None else found.get("metadata") or {}
+
+    def ask_service(self, namespace: str, service: str, path: str) -> str | None:
+        """Return the text that a service answers by the API server's proxy; None: no such service.
+
+        Args:
+            namespace: The service's.
+            service: `http:NAME:PORT`; the port by its name or number, or nothing.
+            path: Begins with a slash.
+
+        Raises:
+            Denied: We may not `get services/proxy`.
+            Misconfigured: The service knows no such path, or answers no text.
+            Unreachable: No answer, or nothing there that could answer.
+        """
+        asked = _Asked("get", _PROXIED, namespace, service, accept="*/*", behind=path)
+        answer = self._answer(asked)
+        status = _object(answer.body) or {}
+        if answer.status == _NOT_FOUND:
+            if _details(status).get("name"):
+                return None
+            raise Misconfigured(
+                f"{self.name}: {asked} answered 404: it knows no {path}",
+                remedy="Look whether it is the service that is meant.",
+            )
+        if answer.status not in _OK:
+            raise self._failed(asked, answer.status, status)
+        try:
+            return answer.body.decode()
+        except UnicodeDecodeError:
+            fact = f"{self.name}: {asked} answered no text"
+        raise Misconfigured(fact, remedy="Look whether it is the service that is meant.")
 
     def list(self, resource: Resource, namespace: str, *, labels: str = "") -> tuple[Object, ...]:
         """Return all objects of a namespace, page by page; those that a label selector meets.
@@ -129,18 +154,14 @@ class Kubernetes:
             Denied: We may not `list` them.
             Unreachable: No answer, too many requests, or it changed too much between two pages.
         """
-        found: list[Object] = []
-        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
-        while True:
-            request = _Request("list", resource, namespace, query=query)
-            page = self._ask(request)
-            if page is None:
-                return ()
-            found += page.get("items") or ()
-            token = (page.get("metadata") or {}).get("continue")
-            if not token:
+        asked = _Asked("list", resource, namespace)
+        # Begun anew once, if the server has forgotten what the first page was of
+        # (API Concepts, "Retrieving large results sets in chunks").
+        for _ in range(2):
+            found, is_whole = self._pages(asked, labels)
+            if is_whole:
                 return tuple(found)
-            query = {**query, "continue": token}
+        raise self._failed(asked, _GONE, {})
 
     def patch(
         self, resource: Resource, namespace: str, name: str, change: Object, kind: Patch
@@ -155,7 +176,7 @@ class Kubernetes:
             Denied: We may not `patch` it, or an admission policy forbids the change.
             Unreachable: No answer. It may have been changed.
         """
-        return self._ask(_Request("patch", resource, namespace, name, change, kind.value))
+        return self._one(_Asked("patch", resource, namespace, name, change, kind.value))
 
     def create(self, resource: Resource, namespace: str, made: Object) -> Object:
         """Create an object and return it.
@@ -166,205 +187,174 @@ class Kubernetes:
             Denied: We may not `create` it.
             Unreachable: No answer. It may have been created.
         """
-        request = _Request("create", resource, namespace, body=made, media="application/json")
-        created = self._ask(request)
-        if created is None:
+        asked = _Asked("create", resource, namespace, body=made)
+        answer = self._answer(asked)
+        status = _object(answer.body) or {}
+        if answer.status == _NOT_FOUND and _details(status).get("name"):
             raise Misconfigured(
                 f"{self.name}: there is no namespace {namespace}",
                 remedy="Create it, or correct the plan.",
             )
-        return created
+        return self._document(asked, answer)
 
-    def _ask(self, request: _Request) -> Object | None:
-        """Send *request*, again if it is worth it; None if there is no such object."""
-        line = self._line = self._line or _Line(self.name, self._access(), self._surroundings)
-        answer = line.sent(request)
-        if answer.status == _UNAUTHORIZED:
-            answer = line.sent(request, is_new_token=True)
-        return _understood(self.name, request, answer)
+    def _one(self, asked: _Asked) -> Object | None:
+        answer = self._answer(asked)
+        status = _object(answer.body) or {}
+        # Of an object that is not there the server says the name. A path that it does not serve has
+        # none: such a Status has no details, or the answer is no Status at all.
+        if answer.status == _NOT_FOUND and _details(status).get("name") == asked.name:
+            return None
+        return self._document(asked, answer)
+
+    def _pages(self, asked: _Asked, labels: str) -> tuple[Sequence[Object], bool]:
+        """Return the objects of a list's pages, and whether they are all of them."""
+        found: Sequence[Object] = ()
+        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        while True:
+            answer = self._answer(asked, query)
+            if answer.status == _GONE:
+                return found, False
+            page = self._document(asked, answer)
+            found = (*found, *(page.get("items") or ()))
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return found, True
+            query["continue"] = token
+
+    def _answer(self, asked: _Asked, query: Mapping[str, str] | None = None) -> Answer:
+        from keyturn.kubernetes.line import Request
+
+        path = asked.path(self.name) + (f"?{urlencode(query)}" if query else "")
+        body = None if asked.body is None else json.dumps(asked.body).encode()
+        return self._reached().ask(
+            Request(str(asked), asked.method, path, asked.media, body, asked.accept)
+        )
+
+    def _reached(self) -> Line:
+        # Imported here: whoever reads a plan imports this module, and does not pay for urllib3.
+        from keyturn.kubernetes.line import Line
+
+        with self._lock:
+            if self._line is None:
+                self._line = Line(self.name, self._access(), self._surroundings)
+            return self._line
+
+    def _document(self, asked: _Asked, answer: Answer) -> Object:
+        """Return the object of an answer that is a success."""
+        found = _object(answer.body)
+        if answer.status not in _OK:
+            raise self._failed(asked, answer.status, found or {})
+        if found is None:
+            raise Unreachable(
+                f"{self.name}: {asked}: the answer is no JSON object", remedy=_NO_API_SERVER
+            )
+        return found
+
+    def _failed(self, asked: _Asked, code: int, status: Object) -> KeyturnError:
+        kind, remedy = _VERDICTS.get(code, _verdict(code))
+        if code == _FORBIDDEN and asked.verb in _ADMITTED:
+            remedy += _OR_POLICY
+        place = {"rule": asked.rule(), "namespace": asked.namespace, "served": asked.served()}
+        return kind(
+            f"{self.name}: {asked} answered {code}{_reason(status)}", remedy=remedy.format(**place)
+        )
+
+
+# ---------------------------------------------------------------------------- what is asked
+
+_METHODS: Mapping[str, str] = {"get": "GET", "list": "GET", "patch": "PATCH", "create": "POST"}
+
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""The media type of an answer that has no other part of the object."""
+
+_PROXIED = Resource("", "v1", "services/proxy")
+
+_ADMITTED = ("patch", "create")
+"""Verbs that an admission policy may forbid."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """One request. Its body may hold a secret."""
+class _Asked:
+    """One request, in RBAC's words. Its body may hold secrets."""
 
     verb: str
     resource: Resource
     namespace: str
     name: str = ""
-    body: Object | None = None
-    media: str = ""
-    query: Mapping[str, str] | None = None
+    body: Object | None = field(default=None, repr=False)
+    media: str = "application/json"
+    accept: str = "application/json"
+    behind: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.namespace}/{self.name}" if self.name else f"in {self.namespace}"
+        return f"{self.verb} {self.resource} {place}"
 
     @property
     def method(self) -> str:
-        return {"patch": "PATCH", "create": "POST"}.get(self.verb, "GET")
+        return _METHODS[self.verb]
 
-    @property
-    def path(self) -> str:
+    def path(self, cluster: str) -> str:
+        """Return the URL's path (API Concepts, "Resource URIs")."""
+        plural, slash, part = self.resource.plural.partition("/")
+        parts = [self.namespace, plural]
+        parts += [self.name] if self.verb in {"get", "patch"} else []
+        if not all(part.strip(".") for part in parts):
+            # Of nothing, or of dots, the path of something else would become: of a list, say.
+            raise Misconfigured(
+                f"{cluster}: {self}: a name is missing", remedy="Correct the names in the plan."
+            )
         group = f"apis/{self.resource.group}" if self.resource.group else "api"
-        parts = [group, self.resource.version, "namespaces", quote(self.namespace, safe="")]
-        parts += [self.resource.plural, *([quote(self.name, safe="")] if self.name else [])]
-        query = f"?{urlencode(self.query)}" if self.query else ""
-        return f"/{'/'.join(parts)}{query}"
-
-    def __str__(self) -> str:
-        what = f"{self.namespace}/{self.name}" if self.name else f"in {self.namespace}"
-        return f"{self.verb} {self.resource} {what}"
+        place = "/".join(quote(part, safe="") for part in parts)
+        end = f"{slash}{part}{quote(self.behind)}"
+        return f"/{group}/{self.resource.version}/namespaces/{place}{end}"
 
     def rule(self) -> str:
-        """Return the rule of a Role that permits it (RBAC: rules of `apiGroups`, ...)."""
+        """Return the rule of a Role that permits it. Told by what we ask, never by the server."""
         names = f", resourceNames: [{self.name}]" if self.name else ""
+        group = self.resource.group or '""'
         return (
-            f"apiGroups: ['{self.resource.group}'], resources: [{self.resource.plural}]{names},"
-            f" verbs: [{self.verb}]"
+            f"{{apiGroups: [{group}], resources: [{self.resource.plural}]{names},"
+            f" verbs: [{self.verb}]}}"
         )
 
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What came back. Its body may hold a secret."""
-
-    status: int
-    body: bytes
-    retry_after_s: float
+    def served(self) -> str:
+        """Name what the server would have to serve."""
+        return f"{self.resource} in version {self.resource.version}"
 
 
-class _Line:
-    """The connection to one API server."""
+# ---------------------------------------------------------------------------- what came back
 
-    def __init__(self, name: str, access: Access, surroundings: Surroundings) -> None:
-        self._name = name
-        self._access = access
-        self._surroundings = surroundings
-        self._pool = _pool(name, access, surroundings)
+_OK = range(200, 300)
+_FORBIDDEN, _NOT_FOUND, _GONE, _REFUSED, _SERVER_ERROR = 403, 404, 410, 400, 500
 
-    def sent(self, request: _Request, *, is_new_token: bool = False) -> _Answer:
-        """Send *request*, again if it is worth it, and return the answer that counts.
+_WAIT = "Wait: it is tried again. If it stays so, look at the API server."
+_NO_API_SERVER = "Look whether it is an API server that the plan's cluster names."
+_OR_POLICY = " If it is there, look for an admission policy that forbids the change."
+_INVALID = (Misconfigured, "Look at the API server's audit log: it found the request invalid.")
+_ABSENT = (Unsupported, "Install what serves {served}, or correct the plan's cluster.")
 
-        Raises:
-            Unreachable: There was none, or only such as ask to come again.
-        """
-        token = self._access.token(is_new_token)
-        pause_s, said = 0.0, "no time was left to ask"
-        for number in range(TRIES):
-            left_s = self._surroundings.remaining_s() - MARGIN_S - pause_s
-            if left_s <= 0:
-                break
-            time.sleep(pause_s)
-            answer, said = self._once(request, token, left_s)
-            if answer is not None and answer.status not in _AGAIN:
-                return answer
-            pause_s = _pause_s(number, answer)
-        raise Unreachable(
-            f"{self._name}: {request} got no answer: {said}",
-            remedy="Look at the API server, and whether the function's network leads there.",
-        )
-
-    def _once(
-        self, request: _Request, token: Sensitive, left_s: float
-    ) -> tuple[_Answer | None, str]:
-        """Send *request* once; return the answer, and in a word what came."""
-        import urllib3
-
-        timeout = urllib3.Timeout(
-            connect=min(CONNECT_S, left_s), read=min(READ_S, left_s), total=left_s
-        )
-        headers = {
-            "Accept": "application/json",
-            "Authorization": f"Bearer {token.reveal()}",
-            "User-Agent": "keyturn",
-            **({"Content-Type": request.media} if request.media else {}),
-        }
-        body = None if request.body is None else json.dumps(request.body).encode()
-        try:
-            with self._pool.request(
-                request.method,
-                f"{self._access.server.rstrip('/')}{request.path}",
-                body=body,
-                headers=headers,
-                timeout=timeout,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            ) as response:
-                return _read(response), f"HTTP {response.status}"
-        except urllib3.exceptions.SSLError as error:
-            refused = _certificate_refused(self._access.server, error)
-        except urllib3.exceptions.HTTPError as error:
-            return None, type(error).__name__
-        # Raised out here: what was caught may quote the request.
-        raise refused
+_VERDICTS: Mapping[int, tuple[type[KeyturnError], str]] = {
+    401: (Denied, "Let the cluster know us: `Let it in` in docs/kubernetes.md says how."),
+    403: (Denied, "Add to our Role in the namespace {namespace} the rule {rule}."),
+    404: _ABSENT,  # without the name of an object: it is the resource that is not there
+    405: _ABSENT,
+    408: (Unreachable, _WAIT),
+    409: (Busy, "Nothing: it is looked at again."),
+    410: (Unreachable, _WAIT),
+    429: (Unreachable, _WAIT),
+}
+"""By HTTP status (API Conventions, "HTTP Status codes"); `_verdict` has the others."""
 
 
-def _pool(name: str, access: Access, surroundings: Surroundings) -> PoolManager:
-    import urllib3
-
-    parts = urlsplit(access.server)
-    host = parts.hostname or ""
-    if parts.scheme == "https":
-        authorities = access.ca or tls.authorities(host, surroundings)
-        return urllib3.PoolManager(ssl_context=ssl.create_default_context(cadata=authorities))
-    if not tls.allows_plaintext(host, surroundings):
-        raise Misconfigured(
-            f"{name}: {host} is not a host for plain text",
-            remedy="Write https, or list the host in KEYTURN_PLAINTEXT_HOSTS.",
-        )
-    return urllib3.PoolManager()
+def _verdict(code: int) -> tuple[type[KeyturnError], str]:
+    if code >= _SERVER_ERROR:
+        return Unreachable, _WAIT
+    return _INVALID if code >= _REFUSED else (Misconfigured, _NO_API_SERVER)
 
 
-def _read(response: BaseHTTPResponse) -> _Answer:
-    """Read the whole of an answer, up to `LARGEST_BYTES`."""
-    from urllib3.exceptions import HTTPError
-
-    body = response.read(LARGEST_BYTES + 1)
-    if len(body) > LARGEST_BYTES:
-        raise HTTPError
-    # In seconds; dates, which HTTP allows as well, no API server sends (API Conventions, 429).
-    later = response.headers.get("Retry-After", "")
-    return _Answer(response.status, body, float(later) if later.isdecimal() else 0.0)
-
-
-def _pause_s(number: int, answer: _Answer | None) -> float:
-    """Return how long to wait after the try of that number: longer each time, never the same."""
-    asked_s = answer.retry_after_s if answer is not None else 0.0
-    backoff_s: float = FIRST_PAUSE_S * 2**number * (1 + secrets.randbelow(1_000) / 1_000)
-    return max(asked_s, min(backoff_s, LONGEST_PAUSE_S))
-
-
-def _certificate_refused(server: str, error: Exception) -> KeyturnError:
-    """Say why the certificate is refused. Not tried again: it would be the same one."""
-    host = urlsplit(server).hostname or ""
-    cause: object = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        held = [each for each in getattr(cause, "args", ()) if isinstance(each, Exception)]
-        cause = held[0] if held else None
-    if cause is not None:
-        return tls.certificate_refused(host, cause)
-    return Unreachable(
-        f"{host}: the TLS handshake failed",
-        remedy="Look whether an API server is what listens there.",
-    )
-
-
-# ---------------------------------------------------------------------------- answers
-
-
-def _understood(name: str, request: _Request, answer: _Answer) -> Object | None:
-    """Return the object of an answer; None if there is no such object.
-
-    Raises:
-        KeyturnError: By the status alone, and by the fields of the `Status` that is its body.
-    """
-    found = _parsed(answer.body)
-    if answer.status < _REDIRECT and found is not None:
-        return found
-    if answer.status == _NOT_FOUND and _names_an_object(found):
-        return None
-    raise _refused(name, request, answer.status, found or {})
-
-
-def _parsed(body: bytes) -> Object | None:
+def _object(body: bytes) -> Object | None:
+    """Read a body: a JSON object, or None."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -372,37 +362,16 @@ def _parsed(body: bytes) -> Object | None:
     return found if isinstance(found, dict) else None
 
 
-def _names_an_object(status: Object | None) -> bool:
-    """Tell whether it is the object that is not there, or the resource: that has no details.
-
-    API Conventions, Response Status Kind: `details` has the `name` of what was asked for.
-    """
-    details = (status or {}).get("details")
-    return isinstance(details, dict) and bool(details.get("name"))
+def _details(status: Object) -> Object:
+    """Return what a refusal is about (API Conventions, "Response Status Kind")."""
+    found = status.get("details")
+    return found if isinstance(found, dict) else {}
 
 
-def _refused(name: str, request: _Request, status: int, said: Object) -> KeyturnError:
-    reason = str(said.get("reason") or "")
-    # One word of the API's own list; anything else may be somebody's text.
-    shown = f" {reason}" if reason.isascii() and reason.isalpha() and len(reason) <= _WORD else ""
-    kind, remedy = _VERDICTS.get(status, _NO_API_SERVER)
-    return kind(
-        f"{name}: {request} answered {status}{shown}", remedy=remedy.format(rule=request.rule())
-    )
+def _reason(status: Object) -> str:
+    """Return the server's one word for it, such as `Forbidden`. Its message may quote values."""
+    found = status.get("reason")
+    return f" {found}" if isinstance(found, str) and _WORD.fullmatch(found) else ""
 
 
-_INVALID = (Misconfigured, "Look at the API server's log: it found the request invalid.")
-_NO_API_SERVER = (Unreachable, "Look whether it is an API server that the plan's cluster names.")
-_VERDICTS: Mapping[int, tuple[type[KeyturnError], str]] = {
-    **dict.fromkeys((400, 405, 406, 413, 415, 422), _INVALID),
-    401: (Denied, "Map the function's identity to a user of the cluster, or renew its token."),
-    403: (Denied, "Add to the function's Role: {{{rule}}}."),
-    # Without the name of an object: the server knows no such resource.
-    404: (Unsupported, "Install what serves it, or the version of it that is asked for."),
-    409: (Busy, "Nothing: it is looked at again."),
-    410: (Unreachable, "Nothing: it is asked for anew."),
-}
-"""By HTTP status (API Conventions, HTTP Status codes)."""
-
-_REDIRECT, _UNAUTHORIZED, _NOT_FOUND = 300, 401, 404
-_WORD = 40
+_WORD = re.compile(r"[A-Za-z]{1,40}")

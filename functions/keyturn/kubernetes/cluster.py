@@ -13,9 +13,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 
@@ -24,7 +27,10 @@ from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.kubernetes.api import Access, Kubernetes
 from keyturn.model import Sensitive, Surroundings
 from keyturn.ports import Clients
-from keyturn.shapes import Shape
+from keyturn.shapes import Place, Shape, refusal
+
+if TYPE_CHECKING:
+    from keyturn.kubernetes.line import Answer
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -79,14 +85,48 @@ FIXES: Mapping[str, str] = {
 }
 
 
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "eks": ("region",),
+    "gke": (),
+    "server": ("ca", "token_secret"),
+}
+"""The ways to name a cluster, and what goes with each."""
+
+_NAMES: Mapping[str, re.Pattern[str]] = {
+    "eks": re.compile(r"[0-9A-Za-z][\w-]{0,99}", re.ASCII),  # EKS: API_CreateCluster, `name`
+    "region": re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+"),
+    "gke": re.compile(r"projects/\w[\w.:-]*/locations/\w[\w-]*/clusters/\w[\w-]*", re.ASCII),
+    "server": re.compile(r"[\w.:/\[\]-]+", re.ASCII),  # no user and password before the host
+}
+
+
+def checked(shape: ClusterShape, place: Place) -> ClusterShape:
+    """Return *shape*, which names one cluster, with what goes with that and nothing else.
+
+    Raises:
+        Misconfigured: It does not.
+    """
+    members = {each: _said(getattr(shape, each)) for each in shape.__struct_fields__}
+    found = {key: value for key, value in members.items() if value is not None}
+    kinds = [kind for kind in KINDS if kind in found]
+    if len(kinds) != 1:
+        raise refusal(place, "is not exactly one of eks, gke and server", _ONE_OF)
+    [kind] = kinds
+    for key, value in found.items():
+        if key not in (kind, *KINDS[kind]):
+            raise refusal(place.at(key), f"does not go with `{kind}`", "Remove one of the two.")
+        if key in _NAMES and not _NAMES[key].fullmatch(value):
+            raise refusal(place.at(key), "is no such name", FIXES[key])
+    if kind == "server" and "token_secret" not in found:
+        raise refusal(place, "has no `token_secret`", FIXES["token_secret"])
+    return shape
+
+
+_ONE_OF = "Write `eks: NAME`, `gke: projects/..`, or `server`, `ca` and `token_secret`."
+
 PERMISSIONS = ("eks:DescribeCluster",)
-"""On the EKS cluster. The token needs none: it is signed here, and the cluster shows it to STS."""
-
-EKS_TOKEN_LASTS_S = 14 * 60
-"""The API server takes a token for 15 minutes from its date, whatever expiry it names
-(aws-iam-authenticator, token verifier)."""
-
-EKS_TOKEN_EXPIRES_S = 60
+"""On the EKS cluster. The token needs none: it is signed here, and the cluster shows it to STS.
+On Google it is `container.clusters.get`, and for a DNS endpoint `container.clusters.connect`."""
 
 
 def kubernetes(
@@ -94,23 +134,29 @@ def kubernetes(
     clients: Clients,
     signing_secret: Callable[[str], Sensitive],
     surroundings: Surroundings,
+    *,
+    google: str = "https://container.googleapis.com",
 ) -> Kubernetes:
     """Make the client of a cluster. No I/O.
 
     Args:
-        shape: Checked: exactly one of `eks`, `gke` and `server`.
+        shape: As `checked` lets it pass.
         clients: Makes a client of an AWS service, by its name and a region or None.
         signing_secret: Reads the text of a secret.
         surroundings: What the deployment allows.
+        google: The address of Google's Container API.
     """
     eks, gke, server = map(_said, (shape.eks, shape.gke, shape.server))
     if eks is not None:
         region = _said(shape.region)
-        return Kubernetes(f"eks:{eks}", lambda: _eks(eks, region, clients), surroundings)
+        name = f"eks:{region}/{eks}" if region else f"eks:{eks}"
+        return Kubernetes(name, lambda: _eks(name, eks, region, clients), surroundings)
     if gke is not None:
-        return Kubernetes(f"gke:{gke}", lambda: _gke(gke, surroundings), surroundings)
-    address = server or ""
-    return Kubernetes(address, lambda: _generic(address, shape, signing_secret), surroundings)
+        name = f"gke:{gke}"
+        return Kubernetes(name, lambda: _gke(name, gke, google, surroundings), surroundings)
+    address, ca, secret = server or "", _said(shape.ca), _said(shape.token_secret) or ""
+    token = _Token(lambda: _bearer(secret, signing_secret(secret)), REREAD_AFTER_S)
+    return Kubernetes(address, lambda: Access(address, ca, token), surroundings)
 
 
 def _said(value: str | msgspec.UnsetType) -> str | None:
@@ -118,33 +164,53 @@ def _said(value: str | msgspec.UnsetType) -> str | None:
 
 
 class _Token:
-    """A token that is made anew when it has lasted, or was refused."""
+    """A token that is made anew when it is old, or was refused.
+
+    Its age is by the clock that servers go by: another one may stand still with a frozen function.
+    """
 
     def __init__(self, make: Callable[[], Sensitive], lasts_s: float) -> None:
         self._make = make
         self._lasts_s = lasts_s
+        self._lock = threading.Lock()
         self._made: tuple[float, Sensitive] | None = None
 
     def __call__(self, is_new: bool) -> Sensitive:  # noqa: FBT001  # see `Access.token`
-        if self._made is None or is_new or time.monotonic() >= self._made[0]:
-            self._made = time.monotonic() + self._lasts_s, self._make()
-        return self._made[1]
+        with self._lock:
+            now = time.time()
+            is_young = self._made is not None and 0 <= now - self._made[0] < self._lasts_s
+            if self._made is None or is_new or not is_young:
+                self._made = now, self._make()
+            return self._made[1]
 
 
 # ---------------------------------------------------------------------------- EKS
 
+EKS_TOKEN_LASTS_S = 14 * 60
+"""The API server takes a token for 15 minutes from its date, whatever expiry it names
+(aws-iam-authenticator, token verifier)."""
 
-def _eks(name: str, region: str | None, clients: Clients) -> Access:
+EKS_TOKEN_EXPIRES_S = 60
+"""What the token itself says; at most 900 are allowed, and STS does not care."""
+
+
+def _eks(name: str, cluster: str, region: str | None, clients: Clients) -> Access:
     eks = clients("eks", region)
-    found = ask_aws("DescribeCluster", f"eks:{name}", lambda: eks.describe_cluster(name=name))
-    cluster: Mapping[str, Any] = found["cluster"]
-    authority = _pem(f"eks:{name}", cluster.get("certificateAuthority", {}).get("data"))
-    sts = clients("sts", eks.meta.region_name)
-    return Access(
-        str(cluster.get("endpoint") or ""),
-        authority,
-        _Token(lambda: eks_token(sts, name), EKS_TOKEN_LASTS_S),
+    found = ask_aws(
+        "DescribeCluster",
+        name,
+        lambda: eks.describe_cluster(name=cluster)["cluster"],
+        {"ResourceNotFoundException": None},
     )
+    if found is None:
+        raise Misconfigured(
+            f"{name}: there is no such cluster in {eks.meta.region_name}",
+            remedy="Correct the cluster's name in the plan, or give its `region`.",
+        )
+    authority = _pem(name, (found.get("certificateAuthority") or {}).get("data"))
+    sts = clients("sts", eks.meta.region_name)
+    token = _Token(lambda: eks_token(sts, cluster), EKS_TOKEN_LASTS_S)
+    return Access(_endpoint(name, found.get("endpoint")), authority, token)
 
 
 def eks_token(sts: Any, cluster: str) -> Sensitive:
@@ -154,7 +220,6 @@ def eks_token(sts: Any, cluster: str) -> Sensitive:
     The header `x-k8s-aws-id` binds it to the cluster, and the prefix says what it is
     (aws-iam-authenticator: API Authorization from Outside a Cluster).
     """
-    from botocore.exceptions import BotoCoreError
     from botocore.signers import RequestSigner
 
     meta = sts.meta
@@ -168,146 +233,34 @@ def eks_token(sts: Any, cluster: str) -> Sensitive:
     )
     request = {
         "method": "GET",
-        "url": f"{_sts_url(meta)}/?Action=GetCallerIdentity&Version=2011-06-15",
+        "url": f"https://{_sts_host(meta)}/?Action=GetCallerIdentity&Version=2011-06-15",
         "body": {},
         "headers": {"x-k8s-aws-id": cluster},
         "context": {},
     }
-    try:
-        url = signer.generate_presigned_url(
-            request, region_name=meta.region_name, expires_in=EKS_TOKEN_EXPIRES_S, operation_name=""
-        )
-    except BotoCoreError as error:
-        failure = type(error).__name__
-    else:
-        encoded = base64.urlsafe_b64encode(url.encode()).decode().rstrip("=")
-        return Sensitive(f"k8s-aws-v1.{encoded}")
-    raise Denied(
-        f"eks:{cluster}: no token could be signed ({failure})",
-        remedy="Give the function a role; its credentials sign the token.",
+    sign = partial(
+        signer.generate_presigned_url,
+        *(request, ""),
+        region_name=meta.region_name,
+        expires_in=EKS_TOKEN_EXPIRES_S,
     )
+    url = ask_aws("GetCallerIdentity", f"eks:{cluster}", sign)
+    return Sensitive(f"k8s-aws-v1.{base64.urlsafe_b64encode(url.encode()).decode().rstrip('=')}")
 
 
-def _sts_url(meta: Any) -> str:
-    """Return the regional STS, which an EKS cluster accepts, whatever endpoint is configured."""
-    suffix = "amazonaws.com.cn" if meta.region_name.startswith("cn-") else "amazonaws.com"
-    return f"https://sts.{meta.region_name}.{suffix}"
+def _sts_host(meta: Any) -> str:
+    """Return the regional STS, which a cluster accepts, whatever endpoint is configured."""
+    import botocore.session
+
+    known = botocore.session.get_session().get_data("partitions")["partitions"]
+    [suffix] = [each["outputs"]["dnsSuffix"] for each in known if each["id"] == meta.partition]
+    return f"sts.{meta.region_name}.{suffix}"
 
 
-# ---------------------------------------------------------------------------- GKE
-
-GKE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-GKE_API = "https://container.googleapis.com/v1"
-
-
-def _gke(name: str, surroundings: Surroundings) -> Access:
-    try:
-        import google.auth
-        import google.auth.transport.urllib3 as transport
-        from google.auth.exceptions import GoogleAuthError
-    except ImportError:
-        raise Misconfigured(
-            f"gke:{name}: this function was packed without google-auth",
-            remedy="Add google-auth to the function's requirements.",
-        ) from None
-    import urllib3
-
-    del surroundings
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=3.0, read=8.0))
-    reason = ""
-    try:
-        credentials, _ = google.auth.default(scopes=[GKE_SCOPE])
-    except GoogleAuthError as error:
-        reason = type(error).__name__
-    if reason:
-        raise _no_google(name, reason)
-
-    def token() -> Sensitive:
-        failure = ""
-        try:
-            credentials.refresh(transport.Request(pool))
-        except GoogleAuthError as error:
-            failure = type(error).__name__
-        if failure:
-            raise _no_google(name, failure)
-        return Sensitive(str(credentials.token))
-
-    issued = _Token(token, 30 * 60)
-    found = _container(pool, name, issued(False))  # noqa: FBT003  # see `Access.token`
-    master = found.get("masterAuth") or {}
-    return Access(
-        f"https://{found.get('endpoint')}",
-        _pem(f"gke:{name}", master.get("clusterCaCertificate")),
-        issued,
-    )
-
-
-def _container(pool: Any, name: str, token: Sensitive) -> Mapping[str, Any]:
-    """Ask the Container API where the cluster is (projects.locations.clusters.get)."""
-    import urllib3
-
-    failure = ""
-    try:
-        response = pool.request(
-            "GET",
-            f"{GKE_API}/{name}",
-            headers={"Authorization": f"Bearer {token.reveal()}"},
-            retries=False,
-            redirect=False,
-        )
-        if response.status == 200:  # noqa: PLR2004
-            found: Mapping[str, Any] = json.loads(response.data)
-            return found
-        failure = f"answered {response.status}"
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        failure = f"gave no answer ({type(error).__name__})"
-    kinds: Mapping[str, type[KeyturnError]] = {
-        "answered 401": Denied,
-        "answered 403": Denied,
-        "answered 404": Misconfigured,
-    }
-    raise kinds.get(failure, Unreachable)(
-        f"gke:{name}: the Container API {failure}",
-        remedy="Correct the cluster's name, and give the function container.clusters.get on it.",
-    )
-
-
-def _no_google(name: str, failure: str) -> Denied:
-    return Denied(
-        f"gke:{name}: Google gave no token ({failure})",
-        remedy="Set up Google's default credentials: a service account, or workload federation.",
-    )
-
-
-# ---------------------------------------------------------------------------- any server
-
-
-def _generic(
-    address: str, shape: ClusterShape, signing_secret: Callable[[str], Sensitive]
-) -> Access:
-    name = _said(shape.token_secret)
-    if name is None:
-        raise Misconfigured(
-            f"{address}: the plan names no `token_secret`",
-            remedy="Name the secret that holds the bearer token.",
-        )
-    return Access(address, _said(shape.ca), _Token(lambda: _bearer(signing_secret(name)), 5 * 60))
-
-
-def _bearer(text: Sensitive) -> Sensitive:
-    """Return the token in a secret: its member `token`, or the whole of it."""
-    try:
-        found = json.loads(text.reveal())
-    except ValueError:
-        found = None
-    token = found.get("token") if isinstance(found, dict) else text.reveal()
-    stripped = str(token or "").strip()
-    if stripped and stripped.isascii() and stripped.isprintable():
-        return Sensitive(stripped)
-    raise Misconfigured(
-        "the cluster's `token_secret` holds no token",
-        remedy="Store the bearer token, or an object with the member `token`.",
-    )
+def _endpoint(name: str, found: object) -> str:
+    if isinstance(found, str) and found:
+        return found
+    raise Unreachable(f"{name}: it has no endpoint yet", remedy="Wait until the cluster is active.")
 
 
 def _pem(name: str, data: object) -> str:
@@ -319,6 +272,137 @@ def _pem(name: str, data: object) -> str:
     if "-----BEGIN CERTIFICATE-----" in text:
         return text
     raise Unreachable(
-        f"{name}: it has no certificate authority yet",
-        remedy="Wait until the cluster is active.",
+        f"{name}: it has no certificate authority yet", remedy="Wait until the cluster is active."
+    )
+
+
+# ---------------------------------------------------------------------------- GKE
+
+GOOGLE_SCOPES = (
+    "https://www.googleapis.com/auth/cloud-platform",
+    "https://www.googleapis.com/auth/userinfo.email",
+)
+"""The second makes the e-mail address known, by which RBAC calls a service account."""
+
+GOOGLE_S = 10.0
+"""For one request to Google's token service, in seconds."""
+
+
+def _gke(name: str, path: str, google: str, surroundings: Surroundings) -> Access:
+    from keyturn.kubernetes.line import Line, Request
+
+    token = _google_token(name)
+    line = Line(name, Access(google, None, token), surroundings)
+    request = Request("ask the Container API for the cluster", "GET", f"/v1/{path}")
+    found = _google_answer(name, line.ask(request))
+    ends = found.get("controlPlaneEndpointsConfig") or {}
+    dns = ends.get("dnsEndpointConfig") or {}
+    # From outside of the cluster's network the name is the way in, if it is open at all
+    # (Container API: DNSEndpointConfig.allowExternalTraffic). A public authority vouches for it.
+    if dns.get("allowExternalTraffic") is True and dns.get("endpoint"):
+        return Access(f"https://{_endpoint(name, dns['endpoint'])}", None, token)
+    authority = _pem(name, (found.get("masterAuth") or {}).get("clusterCaCertificate"))
+    return Access(f"https://{_endpoint(name, found.get('endpoint'))}", authority, token)
+
+
+def _google_token(name: str) -> Callable[[bool], Sensitive]:
+    """Return what makes tokens of Google's default credentials: they know how old theirs is."""
+    try:
+        import google.auth
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.urllib3 import Request as Transport
+    except ImportError:
+        _no_google_auth(name)
+    import urllib3
+
+    # Google's own time-out is longer than a function may run.
+    ask = partial(Transport(urllib3.PoolManager()), timeout=GOOGLE_S)
+    lock = threading.Lock()
+    failure: KeyturnError
+    try:
+        credentials, _ = google.auth.default(scopes=GOOGLE_SCOPES, request=ask)
+    except GoogleAuthError as error:
+        failure = _google_refused(name, error)
+    else:
+
+        def token(is_new: bool) -> Sensitive:  # noqa: FBT001  # see `Access.token`
+            with lock:
+                try:
+                    if is_new or not credentials.valid:
+                        credentials.refresh(ask)
+                    return Sensitive(str(credentials.token))
+                except GoogleAuthError as error:
+                    refused = _google_refused(name, error)
+            raise refused
+
+        return token
+    raise failure
+
+
+def _no_google_auth(name: str) -> NoReturn:
+    raise Misconfigured(
+        f"{name}: this function was packed without google-auth",
+        remedy="Add google-auth to the function's requirements.",
+    ) from None
+
+
+def _google_refused(name: str, error: Exception) -> KeyturnError:
+    """Translate by class. The text may quote an answer of the token service."""
+    kind = type(error).__name__
+    if kind == "TransportError" or getattr(error, "retryable", False):
+        return Unreachable(
+            f"{name}: Google's token service gave no answer ({kind})",
+            remedy="Wait: it is tried again. If it stays so, look at the way to Google.",
+        )
+    return Denied(
+        f"{name}: Google's default credentials gave no token ({kind})",
+        remedy="Set up a service account or workload identity federation for the function.",
+    )
+
+
+_GOOGLE_REFUSALS: Mapping[int, tuple[type[KeyturnError], str]] = {
+    401: (Denied, "Give the function credentials that Google knows."),
+    403: (Denied, "Give the function `container.clusters.get` on the cluster."),
+    404: (Misconfigured, "Correct the cluster's name in the plan."),
+}
+
+
+def _google_answer(name: str, answer: Answer) -> Mapping[str, Any]:
+    """Read the cluster (Container API, projects.locations.clusters.get)."""
+    found = _object(answer.body.decode("utf-8", "replace"))
+    if answer.status == _OK and found is not None:
+        return found
+    kind, remedy = _GOOGLE_REFUSALS.get(
+        answer.status, (Unreachable, "Look at the Container API's status.")
+    )
+    raise kind(f"{name}: the Container API answered {answer.status}", remedy=remedy)
+
+
+_OK = 200
+
+
+def _object(text: str) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+# ---------------------------------------------------------------------------- any server
+
+REREAD_AFTER_S = 5 * 60
+"""A token may be replaced in the store at any time; a refused one is read again at once."""
+
+
+def _bearer(name: str, text: Sensitive) -> Sensitive:
+    """Return the token in a secret: its member `token`, or the whole of it."""
+    found = _object(text.reveal())
+    token = text.reveal() if found is None else found.get("token")
+    stripped = token.strip() if isinstance(token, str) else ""
+    if stripped and stripped.isascii() and stripped.isprintable() and " " not in stripped:
+        return Sensitive(stripped)
+    raise Misconfigured(
+        f"the secret {name}, a cluster's `token_secret`, holds no token",
+        remedy="Store the bearer token, or an object with the member `token`.",
     )

@@ -14,6 +14,12 @@ from dataclasses import dataclass
 
 from keyturn.model import Happening
 
+FOLLOW_UP = "follow-up"
+"""In the place of a strategy's name."""
+
+TICKS = 14
+"""How many times five minutes are watched: an hour's grace, and the two looks."""
+
 OLD_LOGIN = "the old login"
 """In the place of a place's name."""
 

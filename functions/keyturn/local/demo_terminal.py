@@ -94,8 +94,20 @@ def aftermath_timeline(aftermath: Aftermath, width: int) -> Group:
         *(_line(name, row) for name, row in rows),
         _told(aftermath, columns),
         Text(" " * LABEL_WIDTH + "0 min" + axis, style="bright_black"),
+        aftermath_legend(),
         conclusion,
     )
+
+
+def aftermath_legend() -> Text:
+    """Return what the characters mean there."""
+    meanings = {
+        Cell.SERVED: "has the new version",
+        Cell.ACCEPTED: "still has the old one, or works",
+        Cell.REFUSED: "refused",
+    }
+    parts = [Text.assemble((cell.glyph, cell.style), f" {it}") for cell, it in meanings.items()]
+    return Text("   ").join(parts)
 
 
 def _has_new(aftermath: Aftermath, place: int, columns: int) -> list[Cell]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,9 @@ _PATH = re.compile(
     r"(?:/namespaces/(?P<namespace>[^/]+))?"
     r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[^/]+))?)?/?"
 )
+_PROXY_PATH = re.compile(
+    r"/api/v1/namespaces/(?P<namespace>[^/]+)/services/(?P<service>[^/]+)/proxy(?P<behind>/.*)?"
+)
 _NAMESPACE_PATH = re.compile(
     r"/api/(?P<core>v1)/(?P<plural>namespaces)(?:/(?P<name>[^/]+)(?:/(?P<part>status))?)?/?"
 )
@@ -60,6 +63,8 @@ class Request:
         namespace: Or "".
         name: Or "".
         version: Of the group.
+        behind: Of a request to a service by the API's proxy: the service's own path.
+        is_metadata: Only the object's metadata is to be answered.
     """
 
     method: str
@@ -71,6 +76,8 @@ class Request:
     namespace: str = ""
     name: str = ""
     version: str = ""
+    behind: str = ""
+    is_metadata: bool = False
 
     def __str__(self) -> str:
         where = "/".join(filter(None, (self.namespace, self.name)))
@@ -106,8 +113,16 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(method: str, path: str, query: Mapping[str, str]) -> Request:
-    """Return what a request is about, by its path alone."""
+_METADATA = "as=PartialObjectMetadata"
+
+
+def read(method: str, path: str, query: Mapping[str, str], accept: str = "") -> Request:
+    """Return what a request is about, by its path, and what it accepts."""
+    if proxied := _PROXY_PATH.fullmatch(path):
+        return Request(
+            *(method, path, query, _VERBS.get(method, "get"), "", "services/proxy"),
+            *(proxied["namespace"], proxied["service"], "v1", proxied["behind"] or "/"),
+        )
     found = _NAMESPACE_PATH.fullmatch(path) or _PATH.fullmatch(path)
     if found is None:
         return Request(method, path, query, method.lower())
@@ -127,7 +142,12 @@ def read(method: str, path: str, query: Mapping[str, str]) -> Request:
         name = one[1]
     version = parts["core"] or parts["version"]
     group = parts.get("group") or ""
-    return Request(method, path, query, verb, group, resource, namespace, name, version)
+    # Metadata-only fetches (API Concepts): of one object, here.
+    is_metadata = verb == "get" and _METADATA in accept
+    return Request(
+        *(method, path, query, verb, group, resource, namespace, name, version),
+        is_metadata=is_metadata,
+    )
 
 
 class Api:
@@ -136,10 +156,15 @@ class Api:
     Args:
         objects: The store.
         users: Bearer token -> who it is. Read at every request.
+
+    Attributes:
+        services: What answers behind the API's proxy: from `NAMESPACE/SERVICE`, as in the path, to
+            what makes a text of the service's own path. Raises LookupError for an unknown path.
     """
 
     def __init__(self, objects: Objects, users: Mapping[str, User]) -> None:
         self.objects = objects
+        self.services: dict[str, Callable[[str], str]] = {}
         self._users = users
 
     def answer(self, request: Request, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -165,6 +190,8 @@ class Api:
                 refusal_text(user, request.question()),
                 {key: value for key, value in details.items() if value},
             )
+        if request.behind:
+            return self._proxied(request)
         if request.verb in {"get", "list", "watch"}:
             return self._read(request, kind)
         return self._write(request, kind, _decoded(body, media_type), media_type)
@@ -228,7 +255,8 @@ class Api:
         plural, _, part = request.resource.partition("/")
         kind = self.objects.kinds.get((request.group, plural))
         is_there = kind is not None and request.version in kind.versions
-        if kind is None or not is_there or (part and not (part == "status" and kind.has_status)):
+        has_part = request.behind or not part or (part == "status" and kind and kind.has_status)
+        if kind is None or not is_there or not has_part:
             # No Status: the server has no handler for such a path (net/http NotFound).
             raise Refusal(404, "", "404 page not found\n")
         return kind
@@ -236,7 +264,8 @@ class Api:
     def _read(self, request: Request, kind: Kind) -> Answer:
         if request.verb == "get":
             found = self.objects.get(kind, _key(kind, request))
-            return Answer(200, shown(kind, request.version, found))
+            one = shown(kind, request.version, found)
+            return Answer(200, _metadata_of(one) if request.is_metadata else one)
         meets = self._chosen(request, kind)
         if request.verb == "watch":
             return Answer(200, _watch(request, kind, meets))
@@ -253,6 +282,18 @@ class Api:
                 "items": [shown(kind, request.version, each) for each in items],
             },
         )
+
+    def _proxied(self, request: Request) -> Answer:
+        """Answer as the service does (API Concepts; "Access Services Running on Clusters")."""
+        service = self.services.get(f"{request.namespace}/{request.name}")
+        name = request.name.split(":")[1] if ":" in request.name else request.name
+        if service is None:
+            says = f'services "{name}" not found'
+            raise Refusal(404, "NotFound", says, {"name": name, "kind": "services"})
+        try:
+            return Answer(200, service(request.behind))
+        except LookupError:
+            return Answer(404, "404 page not found\n")
 
     def _chosen(self, request: Request, kind: Kind) -> Meets:
         has_labels = by_labels(request.query.get("labelSelector", ""))
@@ -326,6 +367,11 @@ def _key(kind: Kind, request: Request) -> Key:
 def shown(kind: Kind, version: str, one: Json) -> Json:
     """Return an object as a version of the API shows it."""
     return {**one, "apiVersion": kind.api_version(version), "kind": kind.kind}
+
+
+def _metadata_of(one: Json) -> Json:
+    meta = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+    return {**meta, "metadata": one["metadata"]}
 
 
 def _watch(request: Request, kind: Kind, meets: Meets) -> Watch:

@@ -144,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         where = urlsplit(self.path)
         query = dict(parse_qsl(where.query, keep_blank_values=True))
-        request = read(self.command, unquote(where.path), query)
+        accept = self.headers.get("Accept", "")
+        request = read(self.command, unquote(where.path), query, accept)
         fault = self.server.listener.fault(request)
         if fault is not None and fault.hang_s:
             self.server.is_stopping.wait(fault.hang_s)

@@ -161,6 +161,14 @@ def _topic_policy(client: _Client, name: str, properties: Mapping[str, Any]) -> 
     return name, {"Id": name}
 
 
+def _queue_policy(client: _Client, name: str, properties: Mapping[str, Any]) -> _Made:
+    for queue in properties["Queues"]:
+        client("sqs").set_queue_attributes(
+            QueueUrl=queue, Attributes={"Policy": json.dumps(properties["PolicyDocument"])}
+        )
+    return name, {"Id": name}
+
+
 def _alarm(client: _Client, name: str, properties: Mapping[str, Any]) -> _Made:
     numbers = {"Period": int, "EvaluationPeriods": int, "Threshold": float}
     given = {key: numbers.get(key, _as_is)(value) for key, value in properties.items()}
@@ -191,6 +199,7 @@ def _as_is(value: object) -> object:
 
 _TYPES: dict[str, tuple[str, _Make]] = {
     "AWS::CloudWatch::Alarm": ("AlarmName", _alarm),
+    "AWS::SQS::QueuePolicy": ("", _queue_policy),
     "AWS::SNS::Subscription": ("", _subscription),
     "AWS::SNS::TopicPolicy": ("", _topic_policy),
     "AWS::Scheduler::Schedule": ("Name", _schedule),

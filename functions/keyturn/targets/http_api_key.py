@@ -22,16 +22,7 @@ from email.utils import parsedate_to_datetime
 from keyturn.document import Members
 from keyturn.errors import Busy, Denied, Drifted, Misconfigured, Unreachable
 from keyturn.http_api import Change, HttpApi, Listing
-from keyturn.model import (
-    Attempt,
-    Credential,
-    IssuedKey,
-    Sensitive,
-    Strategy,
-    Surroundings,
-    Trace,
-)
-from keyturn.targets.http_exchange import (
+from keyturn.http_exchange import (
     MISSING,
     Answer,
     Exchange,
@@ -42,6 +33,15 @@ from keyturn.targets.http_exchange import (
     failed,
     next_page,
     require_ok,
+)
+from keyturn.model import (
+    Attempt,
+    Credential,
+    IssuedKey,
+    Sensitive,
+    Strategy,
+    Surroundings,
+    Trace,
 )
 
 TITLE = "Keys of any HTTP API"

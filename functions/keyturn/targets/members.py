@@ -10,28 +10,10 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from keyturn.document import kind_of
-from keyturn.errors import Misconfigured, Unreachable
-from keyturn.model import Surroundings
+from keyturn.errors import Misconfigured
 
 HOST_MAX_CHARACTERS = 255
 PORT_MAX = 65_535
-MARGIN_S = 1.0
-"""Left of the function's time for reporting a failure."""
-
-
-def allowance(most_s: float, host: str, surroundings: Surroundings) -> float:
-    """Return how long the next call may take, in seconds.
-
-    Raises:
-        Unreachable: No time is left for it.
-    """
-    left_s = surroundings.remaining_s() - MARGIN_S
-    if left_s <= 0:
-        raise Unreachable(
-            f"{host}: no time is left for another call",
-            remedy="Give the function a longer time-out, or look at what was slow before.",
-        )
-    return min(most_s, left_s)
 
 
 def host(fields: Mapping[str, object]) -> str:

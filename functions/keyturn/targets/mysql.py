@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import Denied, Drifted, Misconfigured, Unsupported
 from keyturn.model import Credential, Sensitive, Strategy, Surroundings
 from keyturn.targets import members, mysql_hashes
@@ -89,7 +89,7 @@ class MySql:
         place = self._place(credential)
 
         def allowance(most_s: float) -> float:
-            return members.allowance(most_s, place.host, self._surroundings)
+            return remaining.allowance(most_s, place.host, self._surroundings)
 
         line = log_in(place, credential, allowance(CONNECT_TIMEOUT_S), self._surroundings)
         if line is None:
@@ -164,7 +164,9 @@ _GREETING: LiteralString = (
 
 
 class _Session:
-    """A `Session`.
+    """A `TwinSession`, a `DualSession` and a `SeenSession`.
+
+    No `DatedSession`: how long ago a session logged in, neither server tells.
 
     Args:
         line: Logged in.
@@ -464,6 +466,22 @@ class _Session:
                 remedy="Name other users in the plan: the admin is none of the pair.",
             )
 
+    def sessions_of(self, principal: str) -> int | None:
+        """See `SeenSession.sessions_of`. Who lacks PROCESS is shown its own only, and not told."""
+        if not self._own_powers() & {"PROCESS", "ALL PRIVILEGES"}:
+            return None
+        (rows,) = self._ask(sql(_SESSIONS, self._session_list(), literal(principal)))
+        # To the server, case and trailing blanks make no difference.
+        return sum(user == principal for (user,) in rows)
+
+    def _session_list(self) -> Sql:
+        """Return what lists sessions. One list is outdated, the other one may be switched off."""
+        has_new = not self._server.is_mariadb and self._server.version >= (8, 0, 22)
+        if has_new:
+            (((is_on,),),) = self._ask(Sql("SELECT @@GLOBAL.performance_schema"))
+            has_new = is_on == "1"
+        return Sql("performance_schema" if has_new else "information_schema")
+
     # ------------------------------------------------------------------------ exchanges
 
     def _own_powers(self) -> set[str]:
@@ -500,7 +518,7 @@ class _Session:
         return sql(_NOT_TOO_LATE, self._server.act_before)
 
     def _limit_s(self) -> float:
-        return self._allowance_s() + members.MARGIN_S / 2
+        return self._allowance_s() + remaining.MARGIN_S / 2
 
     def _guards(self) -> Sql:
         """Return what holds whatever the server's and the user's own settings are."""
@@ -518,6 +536,9 @@ class _Session:
         return self._server.version >= (8, 0, 17)
 
 
+_SESSIONS: LiteralString = (
+    "SELECT USER FROM {}.processlist WHERE USER = {} AND ID <> CONNECTION_ID()"
+)
 _GUARDS: LiteralString = (
     "SET SESSION lock_wait_timeout = {}, SESSION innodb_lock_wait_timeout = {},"
     " SESSION sql_quote_show_create = 1"

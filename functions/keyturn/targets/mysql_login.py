@@ -119,7 +119,7 @@ def _connection(
     context = None
     if place.tls:
         context = ssl.create_default_context(cadata=tls.authorities(place.host, surroundings))
-    return Connection(
+    connection = Connection(
         host=place.host,
         user=credential.principal,
         password=credential.secret.reveal().encode(),  # of a str, PyMySQL takes Latin-1
@@ -134,6 +134,11 @@ def _connection(
         autocommit=None,
         defer_connect=True,
     )
+    if place.is_private and not place.tls:
+        # PyMySQL knows a socket for one only if it opens it itself. Else it answers a MySQL that
+        # wants to see the password there with something else, and the right one is refused.
+        connection._secure = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return connection
 
 
 def _dial(place: Place, timeout_s: float) -> socket.socket:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import (
     Busy,
     Denied,
@@ -112,7 +112,7 @@ class Postgres:
             connection.close()
 
     def _allowance(self, most_s: float, place: _Place) -> float:
-        return members.allowance(most_s, place.host, self._surroundings)
+        return remaining.allowance(most_s, place.host, self._surroundings)
 
     def _place(self, credential: Credential) -> _Place:
         fields = credential.fields
@@ -127,7 +127,7 @@ class Postgres:
 
 
 class _Session:
-    """A `TwinSession`.
+    """A `TwinSession` and a `SeenSession`.
 
     Args:
         connection: Open, in autocommit mode.
@@ -188,6 +188,18 @@ class _Session:
             steps += self._same_as(twin, like, owner)
         # Password last: it is what makes accepts true.
         self._change(*steps, self._alter_password(twin, secret, login=True))
+
+    def sessions_of(self, principal: str) -> int | None:
+        """See `SeenSession.sessions_of`. Everybody sees the names, unless somebody revoked that.
+
+        A query's parallel workers are counted, too: what tells them apart is shown to few.
+        """
+        found = self._asked(_SESSIONS, principal)
+        if not isinstance(found, _Failure):
+            return len(found)
+        if found.code == _NOT_PRIVILEGED:
+            return None
+        raise found.ours
 
     def _same_as(self, twin: str, like: str, owner: str) -> list[sql.Composable]:
         """Return what makes *twin* act as *owner*, with the limits and settings of *like*."""
@@ -258,19 +270,23 @@ class _Session:
         return guards
 
     def _rows(self, query: str, *values: str) -> list[tuple[object, ...]]:
+        found = self._asked(query, *values)
+        if isinstance(found, _Failure):
+            raise found.ours
+        return found
+
+    def _asked(self, query: str, *values: str) -> list[tuple[object, ...]] | _Failure:
         found: list[tuple[object, ...]] = []
         failure = self._try(
             lambda: found.extend(self._connection.execute(query.encode(), values).fetchall())
         )
-        if failure is not None:
-            raise failure.ours
-        return found
+        return failure or found
 
     def _try(self, call: Callable[[], object]) -> _Failure | None:
         """Make one exchange; cut the line when the server does not answer in time."""
         import psycopg
 
-        limit_s = self._allowance_s() + members.MARGIN_S / 2
+        limit_s = self._allowance_s() + remaining.MARGIN_S / 2
         try:
             with wire.cut_after(limit_s, self._connection.pgconn.socket):
                 call()
@@ -279,6 +295,13 @@ class _Session:
         return None
 
 
+# PostgreSQL, the statistics system: who may not read all statistics sees the users of all
+# sessions, and of those of other users neither kind nor age nor address.
+_SESSIONS = """
+SELECT pid FROM pg_catalog.pg_stat_activity
+ WHERE usename = %s::text AND pid <> pg_catalog.pg_backend_pid()
+"""
+_NOT_PRIVILEGED = "42501"
 _VERSION_14 = 140000
 _TOO_LATE = "KT001"
 _NOT_TOO_LATE = (

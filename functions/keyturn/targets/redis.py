@@ -5,6 +5,7 @@
     look        INFO, CONFIG GET aclfile, ACL WHOAMI, ACL LIST, CLIENT LIST    (writes nothing)
     prove       ACL SAVE or CONFIG REWRITE: what cannot be kept is not begun
     act         CLIENT KILL, ACL SETUSER, ACL SAVE or CONFIG REWRITE           (sent together)
+    count       CLIENT LIST, INFO: whose sessions are open, and how old        (writes nothing)
 
 What it never does: send a new password in clear. It travels as the SHA-256 that `ACL SETUSER`
 takes; only logins carry passwords, over verified TLS. The exception are servers that have no users
@@ -21,6 +22,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from keyturn.errors import (
     Drifted,
@@ -35,6 +37,10 @@ STRATEGIES = (Strategy.SINGLE_USER, Strategy.DUAL_PASSWORD, Strategy.ALTERNATING
 ENGINES = ("redis", "valkey")
 PERMISSIONS: tuple[str, ...] = ()
 """A login over the network needs no cloud permission."""
+
+
+SKEW = timedelta(minutes=1)
+"""How far the clocks of the server and of the store may differ: so much is given to a session."""
 
 
 def engine(surroundings: Surroundings) -> Redis:
@@ -60,7 +66,7 @@ class Redis:
 
 
 class _Session:
-    """A `Session`.
+    """A `TwinSession`, a `DualSession`, a `SeenSession` and a `DatedSession`.
 
     A worker may stall with its connection open, and its change arrive when another rotation has
     come and gone. The server cannot refuse it by the clock, so each change first ends the other
@@ -125,6 +131,28 @@ class _Session:
         self._require_users(server)
         self._require_user(server, principal)
         self._set_user(server, principal, ["resetpass", _verifier(keep), _verifier(secret)])
+
+    def sessions_of(self, principal: str) -> int | None:
+        """See `SeenSession.sessions_of`. Ours are known by the names that we give them.
+
+        What has not logged in yet counts for `default`: the server says no more of it.
+        """
+        (said,) = self._line.ask(["CLIENT", "LIST"])
+        found = _clients_of(principal, said)
+        return None if found is None else len(found)
+
+    def sessions_before(self, principal: str, at: datetime) -> int | None:
+        """See `DatedSession.sessions_before`. By the server's clock, less `SKEW`.
+
+        One that logs in anew without connecting anew looks as old as it was before.
+        """
+        said, info = self._line.ask(["CLIENT", "LIST"], ["INFO", "server"])
+        found = _clients_of(principal, said)
+        now_us = _facts(self._line.require(info)).get("server_time_usec", "")
+        if found is None or not now_us.isdigit():
+            return None
+        older_s = int(now_us) / 1_000_000 - (at - SKEW).timestamp()
+        return sum(int(client.get("age", "0")) > older_s for client in found)
 
     # ------------------------------------------------------------------------ looking
 
@@ -239,13 +267,11 @@ class _Session:
     def _others(self, server: _Server, principal: str) -> list[str]:
         """Return the ids of the other connections of ours that may be about to do the same."""
         ours = f"{line.stem(principal)}-{self._line.nonce}"
-        found = []
-        for each in server.clients.splitlines():
-            client = dict(pair.partition("=")[::2] for pair in each.split(" "))
-            name = client.get("name", "")
-            if name != ours and name.rpartition("-")[0] == line.stem(principal):
-                found.append(client.get("id", ""))
-        return found
+        return [
+            client.get("id", "")
+            for client in _clients(server.clients)
+            if client.get("name") != ours and _is_for(principal, client)
+        ]
 
 
 _LOOK = (
@@ -277,6 +303,25 @@ class _Server:
     has_users: bool
     users: object
     clients: str
+
+
+def _clients(clients: str) -> list[dict[str, str]]:
+    """Read what CLIENT LIST answers."""
+    lines = clients.splitlines()
+    return [dict(pair.partition("=")[::2] for pair in each.split(" ")) for each in lines]
+
+
+def _is_for(principal: str, client: Mapping[str, str]) -> bool:
+    """Tell whether a connection is one of ours, by its name, and for that user."""
+    return client.get("name", "").rpartition("-")[0] == line.stem(principal)
+
+
+def _clients_of(principal: str, said: object) -> list[dict[str, str]] | None:
+    """Return the connections of a user, but for ours; None if we may not see any."""
+    found = [] if isinstance(said, line.No) else _clients(str(said))
+    if not all("user" in each for each in found) or not found:
+        return None
+    return [each for each in found if each["user"] == principal and not _is_for(principal, each)]
 
 
 def _facts(info: object) -> dict[str, str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import (
     Denied,
     Drifted,
@@ -243,7 +243,7 @@ class Line:
         return SSLConnection(ssl_ca_data=roots, host=host, port=port, **options)
 
     def _allowance_s(self, most_s: float) -> float:
-        return members.allowance(most_s, self.host, self._surroundings)
+        return remaining.allowance(most_s, self.host, self._surroundings)
 
     def _try(self, call: Callable[[], None], otherwise: str) -> KeyturnError | None:
         from redis import RedisError

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import string
+import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -60,6 +61,7 @@ from keyturn.rotation import Rotation
 from keyturn.testing.fakes import REF, LabelledStore, World
 
 MADE_AT = datetime(2030, 1, 1, tzinfo=UTC)
+MADE_LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 CANARY = "Canary7-"
 """Stands in every secret that a contract makes; it must appear nowhere else."""
 
@@ -277,9 +279,67 @@ class TwoSlotContract(TargetContract):
         assert subject.target.accepts(second.credential)
 
     def _set(self, subject: Subject, current: Version, name: str) -> Version:
-        made = version(subject.target.create(current.credential, []), name)
-        subject.target.set(_held(made), current, [])
-        return made
+        return _set(subject, current, name)
+
+
+def _set(subject: Subject, current: Version, name: str) -> Version:
+    made = version(subject.target.create(current.credential, []), name)
+    subject.target.set(_held(made), current, [])
+    return made
+
+
+Opened = Callable[[Credential], AbstractContextManager[object]]
+"""Logs in as a program would, and stays logged in while it is entered."""
+
+
+class UsedContract:
+    """What holds besides where the target tells who is logged in: a second class to inherit.
+
+    A subclass provides the fixtures *subject* and *opened*.
+    """
+
+    NOTICED_WITHIN_S: ClassVar[float] = 10.0
+    """How soon the target notices that a session has ended, in seconds, at the latest."""
+
+    def test_who_is_still_logged_in_is_not_retired(self, subject: Subject, opened: Opened) -> None:
+        """They would be refused when they connect again; current's own do not matter."""
+        first = version(subject.current, "v0")
+        second = replace(_set(subject, first, "v1"), stored_at=self._soon())
+        assert isinstance(subject.target, Retiring)
+
+        with opened(first.credential):
+            with pytest.raises(Busy, match=f"open session of '{first.credential.principal}'"):
+                subject.target.retire(_held(second))
+            assert subject.target.accepts(first.credential)
+        self._retire_in_time(subject.target, second)
+
+        assert subject.target.accepts(second.credential)
+        assert not subject.target.accepts(first.credential)
+
+    def test_who_has_followed_keeps_nothing_alive(self, subject: Subject, opened: Opened) -> None:
+        """A session that began when current was there."""
+        first = version(subject.current, "v0")
+        second = replace(_set(subject, first, "v1"), stored_at=MADE_LONG_AGO)
+        assert isinstance(subject.target, Retiring)
+
+        with opened(second.credential):
+            subject.target.retire(_held(second))
+
+        assert not subject.target.accepts(first.credential)
+
+    def _retire_in_time(self, target: Retiring, current: Version) -> None:
+        deadline = time.monotonic() + self.NOTICED_WITHIN_S
+        while True:
+            try:
+                return target.retire(_held(current))
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _soon(self) -> datetime:
+        """Return a time at which every session that is open now is an old one."""
+        return datetime.now(UTC) + timedelta(hours=1)
 
 
 class DualContract(TwoSlotContract):
@@ -859,7 +919,14 @@ class Workload:
 
 
 class ConsumerContract:
-    """A subclass provides the fixture *workload*."""
+    """A subclass provides the fixture *workload*.
+
+    Attributes:
+        CAN_BE_TOLD: Whether anything makes it read anew. One that looks by itself is waited for
+            from the start, and to tell it changes nothing.
+    """
+
+    CAN_BE_TOLD: ClassVar[bool] = True
 
     FIRST = version(Credential("app", Sensitive(f"{CANARY}first")), "v0")
     NEXT = version(Credential("app", Sensitive(f"{CANARY}next")), "v1")
@@ -877,7 +944,8 @@ class ConsumerContract:
 
         sights = [workload.consumer.verify(self.NEXT) for _ in range(3)]
 
-        assert {sight.pickup for sight in sights} == {Pickup.UNTOLD}
+        at_first = Pickup.UNTOLD if self.CAN_BE_TOLD else Pickup.WAITING
+        assert {sight.pickup for sight in sights} == {at_first}
         assert workload.restarts() == 0
         assert workload.consumer.verify(self.FIRST).pickup is Pickup.FOLLOWED
 
@@ -902,7 +970,7 @@ class ConsumerContract:
 
         workload.consumer.trigger(self.NEXT.rotation_id, again)
 
-        assert workload.restarts() == 1
+        assert workload.restarts() == int(self.CAN_BE_TOLD)
 
     def test_who_comes_late_tells_nobody(self, workload: Workload) -> None:
         """A worker that stalled would restart it for an older version."""
@@ -910,11 +978,11 @@ class ConsumerContract:
         seen = workload.consumer.verify(self.NEXT)
         self._tell(workload, self.LAST)
 
-        with pytest.raises(Busy):
+        with pytest.raises(Busy) if self.CAN_BE_TOLD else nullcontext():
             workload.consumer.trigger(self.NEXT.rotation_id, seen)
 
         workload.wait()
-        assert workload.restarts() == 1
+        assert workload.restarts() == int(self.CAN_BE_TOLD)
         assert workload.consumer.verify(self.LAST).pickup is Pickup.FOLLOWED
 
     def test_what_is_put_back_shows_and_was_told(self, workload: Workload) -> None:

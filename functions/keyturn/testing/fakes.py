@@ -363,12 +363,25 @@ class Account:
     acts_as: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that some program holds, and since when."""
+
+    principal: str
+    at: datetime
+
+
 class MemoryDatabase:
-    """A `PasswordEngine`. Logins and changes are calls; a change is one transaction."""
+    """A `PasswordEngine`. Logins and changes are calls; a change is one transaction.
+
+    Attributes:
+        opened: The sessions of programs; None, if nobody may see them.
+    """
 
     def __init__(self, world: World, accounts: dict[str, Account]) -> None:
         self._world = world
         self.accounts = accounts
+        self.opened: list[Opened] | None = []
         self.failed_logins = 0
         self.is_down = False
         self.change: Change | None = None
@@ -389,7 +402,7 @@ class MemoryDatabase:
         with self._world.call("database.login"):
             accepted = self.would_accept(credential)
             self.failed_logins += not accepted
-        yield _MemorySession(self._world, self.accounts, credential.principal) if accepted else None
+        yield _MemorySession(self._world, self, credential.principal) if accepted else None
 
     def would_accept(self, credential: Credential) -> bool:
         """Tell whether a login would work, without counting as a call."""
@@ -470,11 +483,12 @@ class MemoryPlatform:
 
 
 class _MemorySession:
-    """A `TwinSession` and a `DualSession`."""
+    """A `TwinSession`, a `DualSession`, a `SeenSession` and a `DatedSession`."""
 
-    def __init__(self, world: World, accounts: dict[str, Account], user: str) -> None:
+    def __init__(self, world: World, database: MemoryDatabase, user: str) -> None:
         self._world = world
-        self._accounts = accounts
+        self._database = database
+        self._accounts = database.accounts
         self._user = user
 
     def acts_for(self, owner: str) -> bool:
@@ -515,6 +529,17 @@ class _MemorySession:
                 account.member_of.add(owner)
                 account.acts_as = owner
             account.password = secret.reveal()
+
+    def sessions_of(self, principal: str) -> int | None:
+        return self._count(lambda each: each.principal == principal)
+
+    def sessions_before(self, principal: str, at: datetime) -> int | None:
+        return self._count(lambda each: each.principal == principal and each.at < at)
+
+    def _count(self, is_meant: Callable[[Opened], bool]) -> int | None:
+        with self._world.call("database.sessions"):
+            opened = self._database.opened
+            return None if opened is None else sum(map(is_meant, opened))
 
     def _require_own(self, principal: str) -> None:
         if self._user not in {principal, "admin"}:

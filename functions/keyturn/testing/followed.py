@@ -3,9 +3,10 @@
     scenario  =  configuration x call x fault x what happens meanwhile x when a late effect lands
 
 One secret with two passwords, in memory, rotated by the real code; two destinations; three
-consumers that take their time, one of which reads what another one holds. A clean follow-up takes a
-handful of looks. Any one of its external calls is broken; before the next look another worker
-looks, or a newer rotation begins, or comes and goes. After every call:
+consumers that take their time, one of which reads what another one holds. In some scenes one of
+them goes back; in some a guest is logged in, of whom the plan knows nothing. A clean follow-up
+takes a handful of looks. Any one of its external calls is broken; before the next look another
+worker looks, or a newer rotation begins, or comes and goes. After every call:
 
     never current   a destination holds what was never current
     back            a destination went back to what was current earlier
@@ -13,8 +14,12 @@ looks, or a newer rotation begins, or comes and goes. After every call:
     no evidence     the old credential died although a consumer had not been seen, twice, to follow;
                     or within the grace, or while a newer rotation was on
     refused         a consumer logs in with what is accepted no longer
+    in use          it died while the guest was still logged in with it
     untold          it died, and nobody was told
     stuck           the looks do not come to an end, or to another one than they should
+
+The same with the copy and its reader in a cluster: the real ExternalSecret and Deployment adapters
+over the wire, `followed_cluster`.
 
 One excuse, as in `keyturn.testing.scene`: a change of the database that was under way while another
 rotation finished. Databases fence such changes off; this one does not. It is counted as overtaken.
@@ -25,9 +30,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -42,6 +47,7 @@ from keyturn.follow_up import (
     Retirement,
     When,
 )
+from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import Credential, Happening, RotationId, Sensitive, Sighting, Step, Version
 from keyturn.rotation import Rotation
 from keyturn.strategies import DualPassword
@@ -55,14 +61,21 @@ from keyturn.testing.fakes import (
     MemoryDatabase,
     MemoryDestination,
     MemoryNotifier,
+    Opened,
     Postponed,
     World,
 )
+from keyturn.testing.followed_cluster import Watched, in_cluster
 
 GRACE = timedelta(minutes=10)
-PROMISES = (*("never current", "back", "told twice", "no evidence", "refused", "untold", "stuck"),)
+PROMISES = (
+    *("never current", "back", "told twice", "no evidence"),
+    *("refused", "in use", "untold", "stuck"),
+)
 LOOKS = 60
 """After so many, a follow-up is stuck."""
+GUEST_STAYS = timedelta(minutes=45)
+"""Longer than a clean follow-up takes."""
 FOLLOW_UP = type[FollowUp]
 
 
@@ -75,7 +88,14 @@ class Scene:
         under_way: The call before which a worker stands still.
     """
 
-    def __init__(self, *, relapses: bool = False, follow_up: FOLLOW_UP = FollowUp) -> None:
+    def __init__(
+        self,
+        *,
+        relapses: bool = False,
+        has_guest: bool = False,
+        follow_up: FOLLOW_UP = FollowUp,
+        cluster: FakeKubernetes | None = None,
+    ) -> None:
         self.world = World()
         self.violations: set[str] = set()
         self.was_overtaken = False
@@ -89,13 +109,19 @@ class Scene:
         self.shelves = [MemoryDestination(self.world, f"shelf {n}") for n in (1, 2)]
         for shelf in self.shelves:
             shelf.write(Copy(RotationId("v0"), first.secret))
-        self.consumers = [
+        shelved = MemoryConsumer(
+            self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)
+        )
+        self.consumers: list[Watched] = [
             MemoryConsumer(
                 self.world, "a copy of the store", self._served, lag=timedelta(minutes=6)
             ),
-            MemoryConsumer(self.world, "from a shelf", self._shelved, lag=timedelta(minutes=4)),
+            shelved,
             MemoryConsumer(self.world, "from the copy", self._copied, lag=timedelta(minutes=2)),
         ]
+        if cluster is not None:
+            self.consumers = in_cluster(cluster, self.world, self.store, shelved)
+        self._shelved_consumer = shelved
         self.notifier = MemoryNotifier(self.world)
         self.messages: list[tuple[datetime, Sighting]] = []
         self.currents = [RotationId("v0")]
@@ -105,6 +131,10 @@ class Scene:
         started = self.world.clock.now()
         self._relapse_at = started + GRACE + timedelta(minutes=2) if relapses else None
         self._mend_at = started + timedelta(minutes=40)
+        self._guest_leaves_at = started + GUEST_STAYS if has_guest else started
+        if has_guest:
+            self.database.opened = [Opened("app", started)]
+            self.world.clock.advance(timedelta(seconds=1))
 
     def follow_up(self) -> FollowUp:
         """Make a worker. It knows nothing."""
@@ -202,10 +232,12 @@ class Scene:
         for consumer in self.consumers:
             consumer.pass_time()
         if self._relapse_at is not None and now >= self._relapse_at:
-            self.consumers[1].relapse(RotationId("v0"))
+            self._shelved_consumer.relapse(RotationId("v0"))
             self._relapse_at = None
-        if now >= self._mend_at and self.consumers[1].runs == RotationId("v0"):
-            self.consumers[1].mend()
+        if now >= self._guest_leaves_at:
+            self.database.opened = []
+        if now >= self._mend_at and self._shelved_consumer.runs == RotationId("v0"):
+            self._shelved_consumer.mend()
 
     def check(self) -> None:
         """Look at everything, as nobody can."""
@@ -246,12 +278,14 @@ class Scene:
     def _check_retirement(self, gone: frozenset[str]) -> None:
         if any(self._secret_of(consumer.runs) in gone for consumer in self.consumers):
             self.violations.add("refused")
+        if self.world.clock.now() < self._guest_leaves_at:
+            self.violations.add("in use")
         current, now = self.store.serves().rotation_id, self.world.clock.now()
         is_early = now - self.store.promoted_at < GRACE
         if is_early or self._pending or not all(self._was_seen(c, current) for c in self.consumers):
             self.violations.add("no evidence")
 
-    def _was_seen(self, consumer: MemoryConsumer, current: RotationId) -> bool:
+    def _was_seen(self, consumer: Watched, current: RotationId) -> bool:
         """Tell whether it was seen to follow, twice, the second time now, and never not between."""
         now = self.world.clock.now()
         since = [at for at, version_id, followed in consumer.sights if not followed]
@@ -346,6 +380,7 @@ class Landing(StrEnum):
 
 WRITES = {
     *("destination.write", "consumer.trigger", "database.set", "store.clear", "notifier.send"),
+    "kubernetes.patch",
 }
 
 
@@ -359,10 +394,11 @@ class Scenario:
     fault: Fault
     meanwhile: Meanwhile
     landing: Landing = Landing.SOON
+    has_guest: bool = False
 
     def __str__(self) -> str:
         """Say it in a line."""
-        who = "one goes back: " if self.relapses else ""
+        who = "one goes back: " if self.relapses else "with a guest: " if self.has_guest else ""
         return (
             f"{who}call {self.call} ({self.name}): {self.fault}, {self.meanwhile}, {self.landing}"
         )
@@ -390,9 +426,11 @@ class Tally:
             self.examples.setdefault(violation, str(scenario))
 
 
-def calls_of(*, relapses: bool) -> list[str]:
+def calls_of(
+    *, relapses: bool = False, has_guest: bool = False, cluster: FakeKubernetes | None = None
+) -> list[str]:
     """Return the external calls of a clean follow-up, in order."""
-    scene = Scene(relapses=relapses)
+    scene = Scene(relapses=relapses, has_guest=has_guest, cluster=cluster)
     scene.rotate()
     before = len(scene.world.calls)
     scene.world.after = lambda *_: scene.check()
@@ -403,23 +441,46 @@ def calls_of(*, relapses: bool) -> list[str]:
 
 def scenarios() -> Iterator[Scenario]:
     """Yield every combination that makes sense."""
-    for relapses in (False, True):
-        for call, name in enumerate(calls_of(relapses=relapses), 1):
-            for fault, meanwhile in itertools.product(Fault, Meanwhile):
-                if fault is not Fault.LATE:
-                    yield Scenario(relapses, call, name, fault, meanwhile)
-                elif name in WRITES:
-                    for landing in Landing:
-                        yield Scenario(relapses, call, name, fault, meanwhile, landing)
+    for relapses, has_guest in ((False, False), (True, False), (False, True)):
+        calls = calls_of(relapses=relapses, has_guest=has_guest)
+        yield from scenarios_of(calls, relapses=relapses, has_guest=has_guest)
 
 
-def sample(size: int, seed: str) -> list[Scenario]:
+def scenarios_of(
+    calls: Sequence[str], *, relapses: bool = False, has_guest: bool = False
+) -> Iterator[Scenario]:
+    """Yield those for the calls of one clean follow-up."""
+    for call, name in enumerate(calls, 1):
+        for fault, meanwhile in itertools.product(Fault, Meanwhile):
+            scenario = Scenario(relapses, call, name, fault, meanwhile, has_guest=has_guest)
+            if fault is not Fault.LATE:
+                yield scenario
+            elif name in WRITES:
+                yield from (replace(scenario, landing=landing) for landing in Landing)
+
+
+def scenarios_in_cluster() -> list[Scenario]:
+    """Return those for a follow-up whose copy and reader are in a cluster."""
+    with FakeKubernetes() as cluster:
+        calls = calls_of(cluster=cluster)
+    return list(scenarios_of(calls))
+
+
+def play_in_cluster(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
+    """Play one of these, in a cluster of its own, over the real wire."""
+    with FakeKubernetes() as cluster:
+        return play(scenario, follow_up, cluster)
+
+
+def sample(
+    size: int, seed: str, among: Callable[[], Iterable[Scenario]] = scenarios
+) -> list[Scenario]:
     """Return *size* of the scenarios: the same ones for the same seed."""
 
     def drawn(scenario: Scenario) -> bytes:
         return hashlib.sha256(f"{seed}{scenario}".encode()).digest()
 
-    return sorted(scenarios(), key=drawn)[:size]
+    return sorted(among(), key=drawn)[:size]
 
 
 class _Break:
@@ -459,9 +520,16 @@ class _Break:
             raise Crash
 
 
-def play(scenario: Scenario, follow_up: FOLLOW_UP = FollowUp) -> Scene:
-    """Play one scenario."""
-    scene = Scene(relapses=scenario.relapses, follow_up=follow_up)
+def play(
+    scenario: Scenario, follow_up: FOLLOW_UP = FollowUp, cluster: FakeKubernetes | None = None
+) -> Scene:
+    """Play one scenario; with a cluster, against its API, over the real wire."""
+    scene = Scene(
+        relapses=scenario.relapses,
+        has_guest=scenario.has_guest,
+        follow_up=follow_up,
+        cluster=cluster,
+    )
     scene.rotate()
     broken = _Break(scene, scenario)
     for _ in range(LOOKS):

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from multiprocessing.queues import Queue
@@ -298,21 +298,37 @@ def faulty(configuration: Configuration) -> Counts:
 
 
 def follow_up(options: argparse.Namespace, console: Console) -> bool:
-    """Break the follow-up at every call, and simulate pickups; tell whether both are clean."""
-    every = list(followed.scenarios())[:: options.every]
-    tally = followed.Tally()
-    with _progress(console, "follow-up, every call broken", len(every)) as advance:
-        for scenario in every:
-            tally.add(scenario, followed.play(scenario))
-            advance()
-    console.print(followed.table(tally), markup=False, highlight=False)
+    """Break the follow-up at every call, in memory and in a cluster, and simulate pickups."""
+    broken = [
+        _break_every(console, title, every[:: options.every], play)
+        for title, every, play in (
+            ("follow-up, every call broken", list(followed.scenarios()), followed.play),
+            ("the same in a cluster", followed.scenarios_in_cluster(), followed.play_in_cluster),
+        )
+    ]
     with _progress(console, "pickups", len(pickup.Policy)) as advance:
         tallies = []
         for policy in pickup.Policy:
             tallies.append(pickup.simulate(policy, PICKUPS))
             advance()
     console.print(pickup.table(tallies), markup=False, highlight=False)
-    return not (tally.violations or tallies[0].failed or tallies[0].wrong)
+    return not (any(broken) or tallies[0].failed or tallies[0].wrong)
+
+
+def _break_every(
+    console: Console,
+    title: str,
+    chosen: Sequence[followed.Scenario],
+    play: Callable[[followed.Scenario], followed.Scene],
+) -> bool:
+    """Play the scenarios, print the table, and tell whether a promise was broken."""
+    tally = followed.Tally()
+    with _progress(console, title, len(chosen)) as advance:
+        for scenario in chosen:
+            tally.add(scenario, play(scenario))
+            advance()
+    console.print(title, followed.table(tally), sep="\n", markup=False, highlight=False)
+    return bool(tally.violations)
 
 
 PICKUPS = 1000

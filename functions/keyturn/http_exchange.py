@@ -1,4 +1,6 @@
-"""One HTTP request and its answer: what `http_api_key` sends, and how little it trusts the answer.
+"""One HTTP request and its answer: what adapters send, and how little they trust the answer.
+
+Used by `targets.http_api_key` and `consumers.webhook`.
 
 No redirect is followed, no proxy is taken from the environment, no host is asked that is not
 listed. TLS is verified. Every exchange has a time-out as a whole, however slowly an answer drips,
@@ -8,6 +10,7 @@ error: a place, a status and a pointer is all that one says.
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import io
 import ipaddress
@@ -16,18 +19,17 @@ import re
 import socket
 import ssl
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from keyturn import tls
+from keyturn import remaining, tls
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.http_api import Request
 from keyturn.model import Credential, Sensitive, Surroundings
-from keyturn.targets import members
 
 TIMEOUT_S = 10.0
 """For one exchange, from the connection to the last byte, in seconds."""
@@ -82,7 +84,7 @@ class Exchange:
 
     def _connection(self, request: Request) -> http.client.HTTPConnection:
         name = urlsplit(f"//{request.host}").hostname or ""
-        timeout_s = members.allowance(TIMEOUT_S, request.host, self._surroundings)
+        timeout_s = remaining.allowance(TIMEOUT_S, request.host, self._surroundings)
         if request.scheme == "https":
             self._context = self._context or ssl.create_default_context(
                 cadata=tls.authorities(name, self._surroundings)
@@ -100,17 +102,17 @@ class Exchange:
 
 def _answer(connection: http.client.HTTPConnection, request: Request, values: Values) -> Answer:
     target = _filled(request.target, values, lambda value: quote(value, safe=""))
-    headers, body = _headers(request, values), _body(request, values)
+    headers, sent = _headers(request, values), body(request, values)
     deadline = _Deadline(connection.timeout or TIMEOUT_S)
     connection.set_debuglevel(0)  # It would print the headers, whoever switched it on.
     # A name may have several addresses, and each is given the time-out.
-    found = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
-    connection.timeout = deadline.left_s() / len(found)
+    addresses = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
+    connection.timeout = deadline.left_s() / len(addresses)
     connection.connect()
     with closing(connection.sock) as line:
         _require_no_metadata(line, request.host)
         connection.sock = _Clocked(line, deadline)
-        connection.request(request.method, target, body, headers)
+        connection.request(request.method, target, sent, headers)
         response = connection.getresponse()
         content = response.read(LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:
@@ -153,7 +155,8 @@ def _headers(request: Request, values: Values) -> dict[str, str]:
     return headers
 
 
-def _body(request: Request, values: Values) -> bytes | None:
+def body(request: Request, values: Values) -> bytes | None:
+    """Return what `Exchange.send` sends as the request's body; None if it sends none."""
     if request.json is not None:
         return json.dumps(_filled_tree(request.json, values)).encode()
     if request.form is not None:
@@ -178,6 +181,28 @@ def basic(credential: Credential) -> Sensitive:
     """Return what follows `Basic` in a header (RFC 7617)."""
     pair = f"{credential.principal}:{credential.secret.reveal()}"
     return Sensitive(b64encode(pair.encode()).decode())
+
+
+def signature(key: Sensitive, content: bytes) -> str:
+    """Sign *content* as Standard Webhooks 1.0 does, symmetrically.
+
+    Raises:
+        Misconfigured: The key is not `whsec_` and the Base64 of `KEY_BYTES`.
+    """
+    try:
+        found = b64decode(key.reveal().strip().removeprefix("whsec_"), validate=True)
+    except ValueError:  # Which may quote the key: so nothing is raised in here.
+        found = b""
+    if len(found) not in KEY_BYTES:
+        raise Misconfigured(
+            "the signing key is not whsec_ and 24 to 64 bytes in Base64",
+            remedy="Store one: whsec_ and what `openssl rand -base64 32` prints.",
+        )
+    return "v1," + b64encode(hmac.digest(found, content, "sha256")).decode()
+
+
+KEY_BYTES = range(24, 65)
+"""Of a signing key (Standard Webhooks 1.0, "Signature scheme")."""
 
 
 # ---------------------------------------------------------------------------- where it goes
@@ -218,12 +243,24 @@ def _another_host(host: str) -> Denied:
 def _require_no_metadata(sock: socket.socket, host: str) -> None:
     """Refuse a name that leads to where clouds hand out credentials. A listed address may."""
     found = ipaddress.ip_address(str(sock.getpeername()[0]).partition("%")[0])
-    address = getattr(found, "ipv4_mapped", None) or found
-    if not _is(found, host) and (address.is_link_local or str(address) in _METADATA):
+    if not _is(found, host) and _is_metadata(found):
         raise Denied(
             f"{host} leads to an address of the cloud itself",
             remedy="Correct the name's DNS records; list the address itself, if it is meant.",
         )
+
+
+def is_metadata(name: str) -> bool:
+    """Tell whether *name* is an address at which clouds hand out credentials."""
+    try:
+        return _is_metadata(ipaddress.ip_address(name.partition("%")[0]))
+    except ValueError:  # a name: where it leads is looked at when it is asked
+        return False
+
+
+def _is_metadata(found: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    address = getattr(found, "ipv4_mapped", None) or found
+    return bool(address.is_link_local) or str(address) in _METADATA
 
 
 def _is(address: ipaddress.IPv4Address | ipaddress.IPv6Address, host: str) -> bool:
@@ -337,6 +374,11 @@ def _no_constant(name: str) -> NoReturn:
 
 def _unreachable(place: str, fact: str) -> Unreachable:
     return Unreachable(f"{place}: {fact}", remedy=_WAIT)
+
+
+def quotes(text: str, secret: Sensitive) -> bool:
+    """Tell whether somebody's *text* has a secret in it."""
+    return bool(secret.reveal()) and secret.reveal() in text
 
 
 MISSING = object()
