@@ -1,8 +1,8 @@
 """Where the outside meets the core: events in, foreign errors to ours, outcomes out, log set-up.
 
-Called by adapters (`ask_aws`) and by the entry points (`rotation_event`, `answer`, `Telemetry`).
-Nothing secret passes outward here: errors of an SDK are turned into ours and left behind, an
-unknown error is reduced to its type and place, and log records are scrubbed once more.
+Called by adapters (`ask_aws`, `ask_google`) and by the entry points (`rotation_event`, `answer`,
+`Telemetry`). Nothing secret passes outward here: errors of an SDK are turned into ours and left
+behind, an unknown error is reduced to its type and place, and log records are scrubbed once more.
 """
 
 from __future__ import annotations
@@ -466,6 +466,69 @@ def _from_sdk_error(what: str, ref: str, name: str) -> KeyturnError:
     return kind(f"{ref}: {what} {fact} ({name})", remedy=remedy)
 
 
+# ---------------------------------------------------------------------------- Google's errors
+
+_GOOGLE_DENIED: _Verdict = (
+    Denied,
+    "Grant the function's service account what the adapter lists in PERMISSIONS.",
+)
+_GOOGLE_GONE: _Verdict = (
+    Misconfigured,
+    "Check that it exists, under this name, and is neither disabled nor destroyed.",
+)
+
+_GOOGLE_ERRORS: dict[str, _Verdict] = {
+    "ALREADY_EXISTS": _NOT_TAKEN,
+    "FAILED_PRECONDITION": _GOOGLE_GONE,
+    "INVALID_ARGUMENT": _OUR_CALL,
+    "NOT_FOUND": _GOOGLE_GONE,
+    "OUT_OF_RANGE": _OUR_CALL,
+    "PERMISSION_DENIED": _GOOGLE_DENIED,
+    "RESOURCE_EXHAUSTED": (Unreachable, "Wait, or ask for a larger quota: it is tried again."),
+    "UNAUTHENTICATED": _GOOGLE_DENIED,
+    "UNIMPLEMENTED": _OUR_CALL,
+}
+"""Canonical codes (google.rpc.Code) -> what to do. Whatever is not here is no answer.
+
+By gRPC: over REST, three of them arrive as one HTTP status.
+"""
+
+
+def ask_google(
+    what: str, ref: str, call: Callable[[], T], answers: Mapping[str, T] | None = None
+) -> T:
+    """Make one call of a Google API over gRPC, or find the credentials for it.
+
+    Args:
+        what: The method, for messages.
+        ref: The resource, for messages.
+        call: Makes the call.
+        answers: Canonical codes that are answers here, and what they mean.
+
+    Raises:
+        KeyturnError: By `_GOOGLE_ERRORS`. Raised outside the handler, so that the SDK's error,
+            which may quote the request, is not even its context.
+    """
+    from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+    try:
+        return call()
+    except GoogleAPICallError as error:
+        status = error.grpc_status_code
+        code = str(status.name) if status is not None else "UNKNOWN"
+        if answers is not None and code in answers:
+            return answers[code]
+        kind, remedy = _GOOGLE_ERRORS.get(code, _UNREACHABLE)
+        translated = kind(f"{ref}: {what} answered {code}", remedy=remedy)
+    except DefaultCredentialsError:
+        translated = Denied(f"{ref}: {what} has no credentials", remedy=_GOOGLE_DENIED[1])
+    except (GoogleAPIError, GoogleAuthError) as error:
+        kind, remedy = _UNREACHABLE
+        translated = kind(f"{ref}: {what} got no answer ({type(error).__name__})", remedy=remedy)
+    raise translated
+
+
 # ---------------------------------------------------------------------------- logs
 
 _HIDDEN = "***"
@@ -506,7 +569,8 @@ class Scrubber(logging.Filter):
 
 
 _SDK_LOGGERS = (
-    *("boto3", "botocore", "urllib3", "s3transfer", "google", "psycopg", "aws_encryption_sdk"),
+    *("boto3", "botocore", "urllib3", "s3transfer", "google", "grpc", "psycopg"),
+    "aws_encryption_sdk",
 )
 
 

@@ -22,6 +22,7 @@ from keyturn.boundary import ask_aws
 from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.model import Credential, Intent, RotationId, SecretRef, Sensitive, Snapshot, Version
 from keyturn.ports import Found, Standing
+from keyturn.stores import stored
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -91,7 +92,7 @@ class SecretsManager:
         client: SecretsManagerClient,
         *,
         rotation_token: Sensitive | None = None,
-        members_of: document.MembersOf | document.Whole = document.usual,
+        members_of: stored.MembersOf = document.usual,
     ) -> None:
         self._client = client
         self._rotation_token = rotation_token
@@ -170,7 +171,7 @@ class SecretsManager:
     ) -> None:
         """See `SecretStore.stage`. PutSecretValue knows no precondition; versions are kept."""
         del seen
-        text = self._rendered(ref, credential)
+        text = stored.rendered(credential, ref, self._members_of)
         _require_fit(ref, text)
         # Versions are immutable: same token, same value -> no change; same token, other value ->
         # ResourceExistsException (API_PutSecretValue). Then an earlier try has stored its value,
@@ -336,25 +337,9 @@ class SecretsManager:
                 f"{ref} version {version_id}: the value is binary",
                 remedy="Store the value as SecretString, a JSON object.",
             )
-        text, where = response["SecretString"], f"{ref} version {version_id}"
-        members: document.Members | document.Whole = document.Whole()
-        if not isinstance(self._members_of, document.Whole):
-            members = document.members_in(text, where, self._members_of)
-        credential = document.parse(text, where, members)
+        where = f"{ref} version {version_id}"
+        credential = stored.parsed(response["SecretString"], where, self._members_of)
         return Version(version_id, credential, response["CreatedDate"])
-
-    def _rendered(self, ref: SecretRef, credential: Credential) -> str:
-        """Return the text to store: the document, with what this rotation has made."""
-        if isinstance(self._members_of, document.Whole):
-            return credential.secret.reveal()
-        before = credential.document.reveal()
-        members = document.members_in(before, ref, self._members_of)
-        fresh = {
-            **{name: member.reveal() for name, member in credential.derived.items()},
-            members.principal: credential.principal,
-            members.secret: credential.secret.reveal(),
-        }
-        return document.render(before, ref, fresh)
 
     def _token(self) -> dict[str, str]:
         if self._rotation_token is None:
