@@ -195,6 +195,7 @@ def test_the_package_holds_our_code_as_far_as_it_is_used(deployed: Path) -> None
     assert {path.name for path in (ours / "stores").iterdir()} == {
         "__init__.py",
         "secrets_manager.py",
+        "stored.py",
     }
     assert [path.name for path in (deployed / "aws").iterdir()] == ["rotate.py"]
 
