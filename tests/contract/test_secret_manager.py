@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from keyturn.errors import Busy, Misconfigured, Unreachable, Unsupported
+from keyturn.errors import Busy, Denied, Misconfigured, Unreachable, Unsupported
 from keyturn.local.secret_manager import LocalSecretManager, let_pass
 from keyturn.model import Credential, RotationId, SecretRef, Sensitive, Snapshot
 from keyturn.ports import Standing
@@ -630,3 +634,33 @@ def test_a_client_is_made_for_an_address(google: LocalSecretManager) -> None:
 def test_an_id_that_would_not_survive_is_refused(room: Callable[..., Room], name: str) -> None:
     with pytest.raises(Misconfigured, match="rotation id"):
         (one := room()).store.snapshot(one.ref, RotationId(name))
+
+
+def test_without_credentials_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+
+    with pytest.raises(Denied, match="credentials"):
+        connect()
+
+
+@pytest.mark.parametrize("location", [None, "europe-west1"])
+def test_a_client_goes_to_its_location_with_the_functions_own_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, location: str | None
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    account = {
+        "type": "service_account",
+        "client_email": "f@p.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token",
+        "private_key": pem.decode(),
+    }
+    file = tmp_path / "account.json"
+    file.write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+
+    assert connect(location).api_endpoint == endpoint(location)
