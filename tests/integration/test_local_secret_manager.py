@@ -387,7 +387,7 @@ def test_what_may_be_late_is_and_what_may_not_is_not(
 ) -> None:
     """By number right after the add, and guarded writes: at once. All else: some time."""
     make(client)
-    google.vault.lag = 2
+    google.vault.be_late(2)
     seen: dict[str, set[object]] = {"latest": set(), "list": set(), "etag": set()}
     for number in range(1, 21):
         add(client, b"%d" % number)
@@ -415,7 +415,7 @@ def drawn(seed: str) -> list[bytes]:
         make(client)
         for number in range(9):
             add(client, b"%d" % number)
-        google.vault.lag, google.vault.seed = 5, seed
+        google.vault.be_late(5, seed)
         return [read(client, "latest") for _ in range(20)]
 
 

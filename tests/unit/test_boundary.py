@@ -16,6 +16,8 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from google.api_core import exceptions as google_errors
+from google.auth.exceptions import DefaultCredentialsError, TransportError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from keyturn.boundary import (
     FollowUpEvent,
     Scrubber,
     ask_aws,
+    ask_google,
     follow_up_event,
     look_again,
     rotation_event,
@@ -304,3 +307,49 @@ def test_what_is_no_event_of_a_follow_up_is_refused(event: object, fact: str) ->
 def test_any_event_of_a_follow_up_is_read_or_refused(event: object) -> None:
     with suppress(Misconfigured):
         follow_up_event(event)
+
+
+# ---------------------------------------------------------------------------- Google's errors
+
+
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (google_errors.PermissionDenied, Denied),
+        (google_errors.Unauthenticated, Denied),
+        (google_errors.NotFound, Misconfigured),
+        (google_errors.FailedPrecondition, Misconfigured),
+        (google_errors.InvalidArgument, Misconfigured),
+        (google_errors.AlreadyExists, Misconfigured),
+        (google_errors.MethodNotImplemented, Misconfigured),
+        (google_errors.ResourceExhausted, Unreachable),
+        (google_errors.ServiceUnavailable, Unreachable),
+        (google_errors.DeadlineExceeded, Unreachable),
+        (google_errors.InternalServerError, Unreachable),
+        (google_errors.Aborted, Unreachable),
+        (google_errors.Cancelled, Unreachable),
+        (google_errors.Unknown, Unreachable),
+        (google_errors.DataLoss, Unreachable),
+        (google_errors.GoogleAPIError, Unreachable),
+        (DefaultCredentialsError, Denied),
+        (TransportError, Unreachable),
+    ],
+)
+def test_google_is_understood_by_its_canonical_codes(
+    error: type[Exception], kind: type[KeyturnError]
+) -> None:
+    def fail() -> None:
+        raise error("Canary7-quoted")
+
+    with pytest.raises(kind) as caught:
+        ask_google("AddSecretVersion", "secret", fail)
+
+    assert "Canary7" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_canonical_code_may_be_an_answer() -> None:
+    def fail() -> str:
+        raise google_errors.NotFound("x")
+
+    assert ask_google("GetSecret", "secret", fail, answers={"NOT_FOUND": "none"}) == "none"

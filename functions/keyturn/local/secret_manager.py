@@ -14,7 +14,7 @@ What goes wrong:
     google.lose_reply()                  the next call has its effect, and its reply is lost
     google.release()                     let come what was held: nobody hears of it any more
     with google.outage(): ...            no answer to anything
-    google.vault.lag, .seed              how late `latest`, aliases, fields and lists may be
+    google.vault.be_late(3, seed="x")    `latest`, aliases, fields and lists: so many changes late
     google.vault.quota = 2               writes to one secret in a second
 
 The parts:

@@ -77,16 +77,17 @@ class Vault:
         numbers: The numbers of projects, by their ids. Others are given one when first named.
 
     Attributes:
-        lag: By how many changes of a secret a late answer may be late.
-        seed: What late answers are drawn from.
+        lag: By how many changes of a secret a late answer may be late; set by `be_late`.
         quota: Writes to one secret in a second, after which they are refused; None is no limit.
+        is_damaging: Payloads lose their last byte on their way to whoever reads them.
         listeners: Called with each notification.
     """
 
     def __init__(self, now: Callable[[], datetime], numbers: Mapping[str, str]) -> None:
         self.lag = 0
-        self.seed = ""
+        self._seed = ""
         self.quota: int | None = None
+        self.is_damaging = False
         self.listeners: list[Callable[[Notification], None]] = []
         self._now = now
         self._numbers = dict(numbers)
@@ -202,9 +203,10 @@ class Vault:
         if version.state != ENABLED:
             raise not_enabled(version.name, version.state.name)
         payload = held.payloads[_number(version)]
+        sent = payload[:-1] if self.is_damaging else payload
         return types.AccessSecretVersionResponse(
             name=version.name,
-            payload=types.SecretPayload(data=payload, data_crc32c=crc32c(payload)),
+            payload=types.SecretPayload(data=sent, data_crc32c=crc32c(payload)),
         )
 
     def enable_secret_version(self, request: Any) -> Any:
@@ -224,6 +226,10 @@ class Vault:
         return self._change(request, DISABLED, "SECRET_VERSION_DESTROY_SCHEDULED", ttl)
 
     # ------------------------------------------------------------------------ beside the API
+
+    def be_late(self, lag: int, seed: str = "") -> None:
+        """Let answers be up to so many changes late from now on: the same for the same seed."""
+        self.lag, self._seed, self._draws = lag, seed, itertools.count(1)
 
     def tick(self) -> None:
         """Do what is due by now: rotations are announced, versions destroyed, secrets expire."""
@@ -304,7 +310,7 @@ class Vault:
     def _late(self, held: Held) -> tuple[Any, int]:
         if not self.lag:
             return held.secret, len(held.versions)
-        drawn = hashlib.sha256(f"{self.seed} {next(self._draws)}".encode()).digest()
+        drawn = hashlib.sha256(f"{self._seed} {next(self._draws)}".encode()).digest()
         behind = int.from_bytes(drawn[:4]) % (self.lag + 1)
         return held.past[max(0, len(held.past) - 1 - behind)]
 

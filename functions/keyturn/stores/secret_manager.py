@@ -15,7 +15,7 @@ and the annotations too (docs: Secret Manager consistency). So versions are read
 that nothing is newer is seen by the next number, which is not there. What *is* there beyond the
 current version is one of:
 
-    the pending value       a worker died while it promoted: its next delivery completes it
+    the pending value       it was tested, and its worker died while it promoted: it is current
     the current value       added twice, because a reply was lost: harmless
     an older value of ours  a worker woke up too late, or a lost request came: the current value is
                             added once more, so that `latest` is right again
@@ -40,6 +40,7 @@ from keyturn.stores import secret_manager_record as records
 from keyturn.stores import stored
 from keyturn.stores.secret_manager_record import Numbered, Record, with_known, with_over
 from keyturn.stores.secret_manager_wire import (
+    CALL_TIMEOUT_S,
     PAYLOAD_BYTES,
     Missing,
     Wire,
@@ -160,6 +161,7 @@ class SecretManager:
         members_of: What the stored documents call principal and secret, or that they are secrets.
         has_aliases: Keep the aliases `current` and `previous` of the secret, besides.
         keep: How many versions of the secret stay; older ones are destroyed. None is all.
+        timeout_s: For one call, in seconds.
     """
 
     def __init__(  # noqa: PLR0913  # what a deployment may choose
@@ -171,8 +173,9 @@ class SecretManager:
         members_of: stored.MembersOf = document.usual,
         has_aliases: bool = False,
         keep: int | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
-        self._wire = Wire(client, pause)
+        self._wire = Wire(client, pause, timeout_s)
         self._clock = clock
         self._pause = pause
         self._members_of = members_of
@@ -184,7 +187,7 @@ class SecretManager:
 
     def is_over(self, ref: SecretRef, rotation_id: RotationId) -> bool:
         """Tell whether *rotation_id* is done, or was withdrawn: its event is to be acknowledged."""
-        record = self._anchored(ref).record
+        record = self._exact(ref).record
         return record.is_current(rotation_id) or record.is_over(rotation_id)
 
     def number(self, ref: SecretRef, version_id: RotationId) -> int:
@@ -236,19 +239,18 @@ class SecretManager:
         seen = self._known(ref)
         if not seen.record.holds(rotation_id):
             seen = self._look(ref)
-        if seen.record.holds(rotation_id):
-            seen = self._fenced(ref)
-        record = seen.record
+        pending = seen.record.pending
+        if pending is not None and pending.id == rotation_id:
+            version = self._pending(ref, pending.number)
+            # Last, right before the act: whatever happens from now on, we held the slot.
+            if self._fenced(ref).record.pending == pending:
+                return version
+        record = self._known(ref).record
         if record.is_current(rotation_id):
             return self.current(ref)
         if record.pending is None and not record.is_over(rotation_id):
             return None
-        if record.pending is None or not record.holds(rotation_id):
-            raise _over(ref, rotation_id, record)
-        version = self._pending(ref, record.pending.number)
-        if version is None:
-            raise _over(ref, rotation_id, record)
-        return version
+        raise _over(ref, rotation_id, record)
 
     def kept(self, ref: SecretRef) -> Iterator[Version]:
         """See `SecretStore.kept`: enabled versions of the secret, and values that never were."""
@@ -289,9 +291,7 @@ class SecretManager:
             _require_same(ref, now.record, seen)
             if now.record.holds(rotation_id):
                 return
-            pending = Numbered(number, rotation_id)
-            changed = replace(now.record, pending=pending, staged=max(number, now.record.staged))
-            if self._swap(ref, now, changed) is not None:
+            if self._swap(ref, now, _taken(now.record, Numbered(number, rotation_id))) is not None:
                 return
             now = self._fenced(ref)
         raise _late(ref)
@@ -380,11 +380,13 @@ class SecretManager:
     def _begun(self, ref: SecretRef, record: Record) -> Record:
         """Take what is `latest` for current, where nothing has been rotated yet."""
         newest = self._wire.newest(ref)
-        if newest is None:
+        # `latest` may be late: that there is none at all is certain by the first number only.
+        if newest is None and self._wire.text(ref, 1) is Missing.ABSENT:
             return record
-        current = Numbered(newest.number, RotationId(str(newest.number)))
+        number, made_at = (newest.number, newest.made_at) if newest else (1, self._clock.now())
+        current = Numbered(number, RotationId(str(number)))
         known = with_known(record.known, current)
-        return replace(record, current=current, since=newest.made_at, known=known)
+        return replace(record, current=current, since=made_at, known=known)
 
     def _swap(self, ref: SecretRef, seen: _Seen, changed: Record) -> _Seen | None:
         """Write *changed* if nothing has been written since *seen*; None if something has."""
@@ -457,18 +459,19 @@ class SecretManager:
         if not ahead:
             return seen
         number, text = ahead[-1]
-        if isinstance(text, Missing) or self._is_expected(ref, seen.record, text):
+        if isinstance(text, Missing) or text == self._wire.text(ref, current.number):
             return seen
+        if self._is_being_published(ref, seen.record, text):
+            return self._promoted(ref, seen, number) or self._known(ref)
         if text in ours or self._was_ours(ref, seen.record, text):
             return self._republished(ref, seen)
         return self._adopted(ref, seen, number)
 
-    def _is_expected(self, ref: SecretRef, record: Record, text: str) -> bool:
-        if record.is_publishing and record.pending is not None:
-            pending = self._wire.text(companion_of(ref), record.pending.number)
-            if isinstance(pending, str) and _body(pending) == text:
-                return True
-        return record.current is not None and self._wire.text(ref, record.current.number) == text
+    def _is_being_published(self, ref: SecretRef, record: Record, text: str) -> bool:
+        if not record.is_publishing or record.pending is None:
+            return False
+        pending = self._wire.text(companion_of(ref), record.pending.number)
+        return isinstance(pending, str) and _body(pending) == text
 
     def _was_ours(self, ref: SecretRef, record: Record, text: str) -> bool:
         """Tell whether a version that is known, or one that was staged once, has this value."""
@@ -486,6 +489,7 @@ class SecretManager:
             return seen
         number = self._wire.add(ref, text, current.number)
         again = Numbered(number, current.id)
+        self._point(ref, again, seen.record.previous)
         known = with_known(seen.record.known, again)
         self._swap(ref, seen, replace(seen.record, current=again, known=known))
         return self._known(ref)
@@ -493,6 +497,7 @@ class SecretManager:
     def _adopted(self, ref: SecretRef, seen: _Seen, number: int) -> _Seen:
         """Let what somebody has stored be current, as a labelled store does."""
         record, stored_by_hand = seen.record, Numbered(number, RotationId(str(number)))
+        self._point(ref, stored_by_hand, record.current)
         adopted = replace(
             record,
             current=stored_by_hand,
@@ -526,28 +531,34 @@ class SecretManager:
             number = self._wire.found(ref, text, current.number)
         if number is None:
             number = self._wire.add(ref, text, current.number)
-        made = Numbered(number, pending.id)
-        promoted = replace(
-            claimed.record,
-            current=made,
-            previous=current,
-            pending=None,
-            publishing=0,
-            since=self._clock.now(),
-            known=with_known(record.known, current, made),
-        )
-        if self._swap(ref, claimed, promoted) is None:
+        if self._promoted(ref, claimed, number) is None:
             fenced = self._fenced(ref)
             if not fenced.record.is_current(pending.id):
                 self._reconciled(ref, fenced, text)
+
+    def _promoted(self, ref: SecretRef, claimed: _Seen, number: int) -> _Seen | None:
+        """Say that what pends is current, as that version of the secret; None if it moved."""
+        record = claimed.record
+        if record.pending is None:
+            return None
+        made = Numbered(number, record.pending.id)
+        self._point(ref, made, record.current)
+        promoted = replace(
+            record,
+            current=made,
+            previous=record.current,
+            pending=None,
+            publishing=0,
+            since=self._clock.now(),
+            known=with_known(record.known, record.current, made),
+        )
+        return self._swap(ref, claimed, promoted)
 
     def _complete(self, ref: SecretRef, now: _Seen) -> None:
         """Do what follows a promotion, once or again. Everything here may be repeated."""
         current = _require_current(ref, now.record)
         if not self._is_last(ref, current.number):
             now = self._reconciled(ref, self._fenced(ref))
-        if self._has_aliases:
-            self._point(ref, now.record)
         self._destroy_pending(ref, now.record)
         self._destroy_old(ref, now.record)
 
@@ -574,17 +585,21 @@ class SecretManager:
             if each.number not in slots and each.number < min(slots):
                 self._wire.destroy(ref, each.number)
 
-    def _point(self, ref: SecretRef, record: Record) -> None:
-        """Let the aliases name what is current and previous. They only ever move forward."""
-        current = _require_current(ref, record)
+    def _point(self, ref: SecretRef, current: Numbered, previous: Numbered | None) -> None:
+        """Let the aliases name these. Before the record does: what is current there is done.
+
+        They only ever move forward: a worker that comes late finds a higher number.
+        """
+        if not self._has_aliases:
+            return
         for _ in range(TRIES):
             secret = self._wire.secret(ref)
             aliases = dict(secret.version_aliases)
             if aliases.get(CURRENT, 0) >= current.number:
                 return
             aliases[CURRENT] = current.number
-            if record.previous is not None:
-                aliases[PREVIOUS] = record.previous.number
+            if previous is not None:
+                aliases[PREVIOUS] = previous.number
             if self._wire.update(ref, secret.etag, {"version_aliases": aliases}) is not None:
                 return
         raise _late(ref)
@@ -649,6 +664,18 @@ def _require_current(ref: SecretRef, record: Record) -> Numbered:
     if record.current is None:
         raise Misconfigured(f"{ref} has no version yet", remedy="Store a first value.")
     return record.current
+
+
+def _taken(record: Record, pending: Numbered) -> Record:
+    """Return the record with another pending; the rotation that loses the slot is over."""
+    loser = record.pending
+    return replace(
+        record,
+        pending=pending,
+        publishing=0,
+        staged=max(pending.number, record.staged),
+        over=with_over(record.over, loser.id) if loser else record.over,
+    )
 
 
 def _require_same(ref: SecretRef, record: Record, seen: Snapshot) -> None:

@@ -78,11 +78,13 @@ class Wire:
     Args:
         client: A `SecretManagerServiceClient` over gRPC.
         pause: Waits between calls that are made again.
+        timeout_s: For one call.
     """
 
-    def __init__(self, client: Any, pause: Pause) -> None:
+    def __init__(self, client: Any, pause: Pause, timeout_s: float) -> None:
         self._client = client
         self._pause = pause
+        self._timeout_s = timeout_s
 
     def secret(self, name: str) -> Any:
         """Return a secret as it is, or was some time ago."""
@@ -222,7 +224,7 @@ class Wire:
         left = {code: iter(waits) for code, waits in pauses.items()}
 
         def call() -> Any:
-            return method(request=request, retry=None, timeout=CALL_TIMEOUT_S)
+            return method(request=request, retry=None, timeout=self._timeout_s)
 
         again = {code: _Again(code) for code in left}
         while True:
