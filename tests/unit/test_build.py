@@ -178,7 +178,9 @@ def test_a_package_rotates_its_engine_and_no_other(engine: str, tmp_path: Path) 
         _runtime(tmp_path / "runtime"),
         "from keyturn import wiring\n"
         "for module in wiring.target_modules(): print(*module.ENGINES, sep='\\n')\n"
-        + "".join(f"import {name}\n" for name in DRIVERS[engine] if not name.endswith(".libs")),
+        + "".join(
+            f"import {name}\n" for name in sorted(DRIVERS[engine]) if not name.endswith(".libs")
+        ),
     )
 
     assert ran.returncode == 0, ran.stderr
