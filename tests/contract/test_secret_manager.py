@@ -501,6 +501,29 @@ def test_aliases_name_tested_versions_and_move_forward_only(room: Callable[..., 
     assert one.readers_get("current") == value("last")
 
 
+def test_a_worker_that_wakes_too_late_moves_nothing_back(room: Callable[..., Room]) -> None:
+    """Cancelled right after it had added its value; another rotation came and went."""
+    one = room(has_aliases=True)
+    seen = stage(one, A, "made")
+    slept: list[str] = []
+
+    def interrupt(_: int, called: str, moment: Moment) -> Verdict:
+        if called == "AddSecretVersion" and moment is Moment.AFTER and not slept:
+            slept.append(called)
+            one.abandon()
+            other = one.make_store(has_aliases=True)
+            other.promote(one.ref, B, stage(one, B, "newer", other))
+        return Verdict.PASS
+
+    one.google.interrupt = interrupt
+    with pytest.raises(Busy):
+        one.store.promote(one.ref, A, seen)
+
+    assert slept
+    assert one.readers_get("latest") == one.readers_get("current") == value("newer")
+    assert one.labels()["current"] == B
+
+
 def test_old_versions_are_destroyed_where_that_is_wanted(room: Callable[..., Room]) -> None:
     one = room(keep=2)
     for name in "abcd":

@@ -323,7 +323,8 @@ class Scene:
         self._database.is_down = False
 
     def land(self) -> None:
-        """Let come what was held."""
+        """Let come what was held; a change of the database is part of a rotation under way."""
+        self._acted = self._acted or bool(self.world.in_flight)
         self._google.release()
         self.world.land()
 
@@ -471,6 +472,7 @@ class Sweep:
         if scenario.fault is not Fault.STALLS:
             scene.under_way = scenario.name if scenario.fault is Fault.LATE else ""
             _meanwhile(scene, scenario.meanwhile)
+            scene.under_way = ""
         scene.land()
         scene.finish(RotationId("e1"))
         scene.look_again()
