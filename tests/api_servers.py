@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.access import Access
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.model import Sensitive, Surroundings
 from keyturn.testing.certificates import Issued
 

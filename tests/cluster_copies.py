@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 import yaml
 
 from conftest import need
+from keyturn.access import Access
 from keyturn.followers import Given
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.kubernetes.cluster import ClusterShape
-from keyturn.kubernetes.line import MARGIN_S
 from keyturn.kubernetes.marks import mark_of
+from keyturn.line import MARGIN_S
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.local.kubernetes_api import Request
 from keyturn.model import Credential, RotationId, Sensitive, Surroundings, Version

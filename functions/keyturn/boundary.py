@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from keyturn.document import kind_of
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
+from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
 from keyturn.model import Happening, Outcome, RotationId, SecretRef, Sensitive, Sighting, Step
 
 T = TypeVar("T")
@@ -478,6 +478,7 @@ _GOOGLE_GONE: _Verdict = (
 )
 
 _GOOGLE_ERRORS: dict[str, _Verdict] = {
+    "ABORTED": (Busy, "Nothing: something else is being done there; it is tried again."),
     "ALREADY_EXISTS": _NOT_TAKEN,
     "FAILED_PRECONDITION": _GOOGLE_GONE,
     "INVALID_ARGUMENT": _OUR_CALL,
@@ -490,8 +491,14 @@ _GOOGLE_ERRORS: dict[str, _Verdict] = {
 }
 """Canonical codes (google.rpc.Code) -> what to do. Whatever is not here is no answer.
 
-By gRPC: over REST, three of them arrive as one HTTP status.
+By gRPC, or as REST tells it in the body: three of them arrive as one HTTP status.
 """
+
+
+def google_refusal(what: str, ref: str, code: str) -> KeyturnError:
+    """Return our error for the canonical code with which a Google API has refused a call."""
+    kind, remedy = _GOOGLE_ERRORS.get(code, _UNREACHABLE)
+    return kind(f"{ref}: {what} answered {code}", remedy=remedy)
 
 
 def ask_google(
@@ -519,8 +526,7 @@ def ask_google(
         code = str(status.name) if status is not None else "UNKNOWN"
         if answers is not None and code in answers:
             return answers[code]
-        kind, remedy = _GOOGLE_ERRORS.get(code, _UNREACHABLE)
-        translated = kind(f"{ref}: {what} answered {code}", remedy=remedy)
+        translated = google_refusal(what, ref, code)
     except DefaultCredentialsError:
         translated = Denied(f"{ref}: {what} has no credentials", remedy=_GOOGLE_DENIED[1])
     except (GoogleAPIError, GoogleAuthError) as error:

@@ -189,6 +189,7 @@ class Surroundings:
         key_holders: Patterns of those whose keys may be minted and deleted.
         declared: What the plan says to this kind of target alone, which knows its type.
         admin: Reads the credential that the plan names as an admin's, if it names one.
+        google_endpoint: Where a stand-in for Google's APIs listens, on loopback, if one does.
     """
 
     remaining_s: Callable[[], float]
@@ -197,6 +198,7 @@ class Surroundings:
     key_holders: tuple[str, ...] = ()
     declared: object = None
     admin: Callable[[], Credential] | None = None
+    google_endpoint: str | None = None
 
 
 class Happening(StrEnum):

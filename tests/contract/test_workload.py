@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import pytest
 from msgspec import convert
 
+from keyturn.access import Access
 from keyturn.consumers.workload import FIXES, PERMISSIONS, SHAPES, Restarted, WorkloadShape, make
 from keyturn.errors import Busy, KeyturnError, Misconfigured, Unreachable
 from keyturn.followers import Given
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.kubernetes.cluster import ClusterShape
 from keyturn.kubernetes.marks import mark_of
 from keyturn.kubernetes.rollout import Workload as Kind

@@ -14,7 +14,7 @@ from keyturn.destinations import kubernetes_secret, sealed_secret
 from keyturn.destinations.kubernetes_secret import KubernetesSecretShape
 from keyturn.destinations.sealed_secret import SealedSecretShape
 from keyturn.errors import KeyturnError, Retryable
-from keyturn.kubernetes.line import TRIES
+from keyturn.line import TRIES
 from keyturn.local.kubernetes_api import Request
 from keyturn.model import RotationId, Sensitive
 from keyturn.ports import Destination
@@ -93,7 +93,7 @@ def scene(request: pytest.FixtureRequest, controller: Controller) -> Iterator[Sc
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's own, which are tested where it is."""
-    monkeypatch.setattr("keyturn.kubernetes.line.PAUSE_S", 0.0)
+    monkeypatch.setattr("keyturn.line.PAUSE_S", 0.0)
 
 
 @pytest.mark.parametrize("before", ["", "v1"], ids=["the first", "a later one"])

@@ -14,9 +14,11 @@ import pytest
 
 from api_servers import PLENTY, TOKEN, answer, client, scripted, status
 from clusters import marked, secret, workload
+from keyturn import line
+from keyturn.access import Access
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Unsupported
-from keyturn.kubernetes import api, line
-from keyturn.kubernetes.api import Access, Kubernetes, Patch, Resource
+from keyturn.kubernetes import api
+from keyturn.kubernetes.api import Kubernetes, Patch, Resource
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import Sensitive, Surroundings
 from keyturn.testing.certificates import DAY, NOW, Authority

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from clusters import workload
+from keyturn.access import Access
 from keyturn.consumers.workload import Restarted, WorkloadShape
 from keyturn.follow_up import Course, FollowUp, Refresh
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.kubernetes.marks import annotations_of, mark_of
 from keyturn.kubernetes.rollout import Workload
 from keyturn.local.kubernetes import FakeKubernetes

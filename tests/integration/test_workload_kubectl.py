@@ -11,9 +11,10 @@ import pytest
 
 from clusters import Json, workload
 from conftest import need
+from keyturn.access import Access
 from keyturn.consumers.workload import Restarted, WorkloadShape
 from keyturn.errors import Misconfigured
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.kubernetes.marks import mark_of
 from keyturn.kubernetes.rollout import Stage, Workload, rollout
 from keyturn.model import Credential, RotationId, Sensitive, Surroundings, Version

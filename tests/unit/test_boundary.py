@@ -31,7 +31,7 @@ from keyturn.boundary import (
     rotation_event,
     scrub,
 )
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
 from keyturn.model import Credential, Happening, RotationId, SecretRef, Sensitive, Sighting
 
 CANARY = "Canary7"
@@ -326,7 +326,7 @@ def test_any_event_of_a_follow_up_is_read_or_refused(event: object) -> None:
         (google_errors.ServiceUnavailable, Unreachable),
         (google_errors.DeadlineExceeded, Unreachable),
         (google_errors.InternalServerError, Unreachable),
-        (google_errors.Aborted, Unreachable),
+        (google_errors.Aborted, Busy),
         (google_errors.Cancelled, Unreachable),
         (google_errors.Unknown, Unreachable),
         (google_errors.DataLoss, Unreachable),

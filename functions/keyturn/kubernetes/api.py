@@ -24,11 +24,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from keyturn.access import Access
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Unsupported
-from keyturn.model import Sensitive, Surroundings
+from keyturn.model import Surroundings
 
 if TYPE_CHECKING:
-    from keyturn.kubernetes.line import Answer, Line
+    from keyturn.line import Answer, Line
 
 PAGE = 250
 """Objects that one answer of a list has at most."""
@@ -59,22 +60,6 @@ class Resource:
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where a cluster is and how it lets us in.
-
-    Attributes:
-        server: The API server's address, `https://host:port`.
-        ca: PEM of the authorities that may sign its certificate; None for the system's.
-        token: Makes a bearer token, or returns the one that it has; a new one if it is told so by
-            True, because the last one was refused.
-    """
-
-    server: str
-    ca: str | None
-    token: Callable[[bool], Sensitive]
 
 
 class Kubernetes:
@@ -222,7 +207,7 @@ class Kubernetes:
             query["continue"] = token
 
     def _answer(self, asked: _Asked, query: Mapping[str, str] | None = None) -> Answer:
-        from keyturn.kubernetes.line import Request
+        from keyturn.line import Request
 
         path = asked.path(self.name) + (f"?{urlencode(query)}" if query else "")
         body = None if asked.body is None else json.dumps(asked.body).encode()
@@ -232,7 +217,7 @@ class Kubernetes:
 
     def _reached(self) -> Line:
         # Imported here: whoever reads a plan imports this module, and does not pay for urllib3.
-        from keyturn.kubernetes.line import Line
+        from keyturn.line import Line
 
         with self._lock:
             if self._line is None:

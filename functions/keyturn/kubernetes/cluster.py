@@ -18,19 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from keyturn.access import Access
 from keyturn.boundary import ask_aws
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unreachable
-from keyturn.kubernetes.api import Access, Kubernetes
+from keyturn.google.credentials import default_token
+from keyturn.kubernetes.api import Kubernetes
 from keyturn.model import Sensitive, Surroundings
 from keyturn.ports import Clients
 from keyturn.shapes import Place, Shape, refusal
 
 if TYPE_CHECKING:
-    from keyturn.kubernetes.line import Answer
+    from keyturn.line import Answer
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -278,20 +280,11 @@ def _pem(name: str, data: object) -> str:
 
 # ---------------------------------------------------------------------------- GKE
 
-GOOGLE_SCOPES = (
-    "https://www.googleapis.com/auth/cloud-platform",
-    "https://www.googleapis.com/auth/userinfo.email",
-)
-"""The second makes the e-mail address known, by which RBAC calls a service account."""
-
-GOOGLE_S = 10.0
-"""For one request to Google's token service, in seconds."""
-
 
 def _gke(name: str, path: str, google: str, surroundings: Surroundings) -> Access:
-    from keyturn.kubernetes.line import Line, Request
+    from keyturn.line import Line, Request
 
-    token = _google_token(name)
+    token = default_token(name)
     line = Line(name, Access(google, None, token), surroundings)
     request = Request("ask the Container API for the cluster", "GET", f"/v1/{path}")
     found = _google_answer(name, line.ask(request))
@@ -303,61 +296,6 @@ def _gke(name: str, path: str, google: str, surroundings: Surroundings) -> Acces
         return Access(f"https://{_endpoint(name, dns['endpoint'])}", None, token)
     authority = _pem(name, (found.get("masterAuth") or {}).get("clusterCaCertificate"))
     return Access(f"https://{_endpoint(name, found.get('endpoint'))}", authority, token)
-
-
-def _google_token(name: str) -> Callable[[bool], Sensitive]:
-    """Return what makes tokens of Google's default credentials: they know how old theirs is."""
-    try:
-        import google.auth
-        from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.urllib3 import Request as Transport
-    except ImportError:
-        _no_google_auth(name)
-    import urllib3
-
-    # Google's own time-out is longer than a function may run.
-    ask = partial(Transport(urllib3.PoolManager()), timeout=GOOGLE_S)
-    lock = threading.Lock()
-    failure: KeyturnError
-    try:
-        credentials, _ = google.auth.default(scopes=GOOGLE_SCOPES, request=ask)
-    except GoogleAuthError as error:
-        failure = _google_refused(name, error)
-    else:
-
-        def token(is_new: bool) -> Sensitive:  # noqa: FBT001  # see `Access.token`
-            with lock:
-                try:
-                    if is_new or not credentials.valid:
-                        credentials.refresh(ask)
-                    return Sensitive(str(credentials.token))
-                except GoogleAuthError as error:
-                    refused = _google_refused(name, error)
-            raise refused
-
-        return token
-    raise failure
-
-
-def _no_google_auth(name: str) -> NoReturn:
-    raise Misconfigured(
-        f"{name}: this function was packed without google-auth",
-        remedy="Add google-auth to the function's requirements.",
-    ) from None
-
-
-def _google_refused(name: str, error: Exception) -> KeyturnError:
-    """Translate by class. The text may quote an answer of the token service."""
-    kind = type(error).__name__
-    if kind == "TransportError" or getattr(error, "retryable", False):
-        return Unreachable(
-            f"{name}: Google's token service gave no answer ({kind})",
-            remedy="Wait: it is tried again. If it stays so, look at the way to Google.",
-        )
-    return Denied(
-        f"{name}: Google's default credentials gave no token ({kind})",
-        remedy="Set up a service account or workload identity federation for the function.",
-    )
 
 
 _GOOGLE_REFUSALS: Mapping[int, tuple[type[KeyturnError], str]] = {

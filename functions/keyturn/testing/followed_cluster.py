@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+from keyturn.access import Access
 from keyturn.consumers import external_secret, workload
 from keyturn.followers import Given
-from keyturn.kubernetes.api import Access, Kubernetes, Object, Patch, Resource
+from keyturn.kubernetes.api import Kubernetes, Object, Patch, Resource
 from keyturn.local.kubernetes import FakeKubernetes
 from keyturn.model import RotationId, Sensitive, Surroundings, Version
 from keyturn.ports import Consumer, Pickup, Sight

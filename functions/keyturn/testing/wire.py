@@ -3,6 +3,7 @@
     json_wire    AWS JSON 1.1   Secrets Manager, KMS, Parameter Store
     query_wire   AWS Query      RDS, ElastiCache, IAM, STS
     rest_wire    AWS REST-JSON  API Gateway
+    google_rest  REST           Google's APIs
 
 It knows no service and no protocol: how a call is read and an answer written is a `Dialect`, one
 per protocol. A fake of a service, such as `strict_secrets_manager`, gives it a function; real SDKs
@@ -185,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_DELETE = do_GET = do_PATCH = do_POST  # noqa: N815  # the names are http.server's
+    do_DELETE = do_GET = do_PATCH = do_PUT = do_POST  # noqa: N815  # the names are http.server's
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is http.server's
         """Say nothing."""

@@ -1,11 +1,11 @@
-"""The line to one API server: requests with a bearer token, tried again while there is time.
+"""The line to one server of an API: requests with a bearer token, tried again while there is time.
 
 No redirect is followed, no proxy is taken from the environment, and an answer may have
 `LARGEST_BYTES`. TLS is verified; a certificate that is refused is not tried again. Nothing that was
 sent or received is ever in an error, and nothing is logged.
 
-It knows HTTP, and nothing of Kubernetes: what a status means is the caller's affair. It imports
-`urllib3`, so it is imported on first use.
+It knows HTTP, and no API: what a status means is the caller's affair (`kubernetes.api`,
+`google.api`). It imports `urllib3`, so it is imported on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,13 +29,13 @@ from keyturn.model import Sensitive, Surroundings
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
-    from keyturn.kubernetes.api import Access
+    from keyturn.access import Access
 
 TRIES = 4
 """Of one request, in all."""
 
 TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
-"""Statuses that pass. Whatever we send may be sent twice."""
+"""Statuses that pass. What is repeatable is sent again then."""
 
 CONNECT_S = 3.0
 """For a connection, in seconds, the TLS handshake included."""
@@ -71,6 +72,8 @@ class Request:
         media_type: Of the body, if there is one.
         body: May hold secrets.
         accept: The media type of the answer.
+        headers: Besides.
+        is_repeatable: Whether it may be sent twice; if not, no answer is one try's.
     """
 
     what: str
@@ -79,6 +82,8 @@ class Request:
     media_type: str = "application/json"
     body: bytes | None = field(default=None, repr=False)
     accept: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,8 @@ class Line:
         """
         ends_at = time.monotonic() + min(CALL_S, self._surroundings.remaining_s() - MARGIN_S)
         failure = self._unreachable(request, "no time is left for it")
-        for number in range(TRIES):
+        tries = TRIES if request.is_repeatable else 1
+        for number in range(tries):
             if ends_at <= time.monotonic():
                 break
             retry_after = ""
@@ -137,7 +143,7 @@ class Line:
                 failure = self._unreachable(request, f"answered {answer.status}")
                 retry_after = answer.retry_after
             pause_s = _pause_s(number, retry_after)
-            if number == TRIES - 1 or time.monotonic() + pause_s >= ends_at:
+            if number == tries - 1 or time.monotonic() + pause_s >= ends_at:
                 break
             time.sleep(pause_s)
         raise failure
@@ -201,7 +207,7 @@ class Line:
         return bytes(body)
 
     def _headers(self, request: Request, token: Sensitive) -> dict[str, str]:
-        headers = {"Accept": request.accept, "User-Agent": "keyturn"}
+        headers = {"Accept": request.accept, "User-Agent": "keyturn", **request.headers}
         if request.body is not None:
             headers["Content-Type"] = request.media_type
         # Checked here: what refuses it later would quote it.
