@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -38,6 +38,7 @@ from keyturn.model import (
     RotationId,
     SecretRef,
     Sensitive,
+    Sighting,
     Strategy,
     Surroundings,
     Version,
@@ -45,14 +46,16 @@ from keyturn.model import (
 from keyturn.ports import (
     Authority,
     Clients,
+    FollowedStore,
     Generate,
     KeyIssuer,
+    KeyStore,
     Minting,
     Notifier,
     PasswordEngine,
     Pause,
-    SecretStore,
     Target,
+    ValueStore,
 )
 from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
@@ -166,6 +169,97 @@ _VARIABLES = {
 }
 
 
+class Store(KeyStore, FollowedStore, Protocol):
+    """A store, as every function needs it."""
+
+    def full_name(self, ref: SecretRef) -> SecretRef:
+        """Return the name that no other secret can have, ever."""
+        ...
+
+
+class Cloud(Protocol):
+    """Where the functions run: what it calls secrets, where it keeps them, how it is asked."""
+
+    def ref(self, name: str) -> SecretRef:
+        """Return what its store calls the secret that a plan calls *name*. No I/O."""
+        ...
+
+    def names(self, ref: str) -> tuple[str, ...]:
+        """Return the names by which a plan or a pattern may mean a secret, the full one first."""
+        ...
+
+    def meant(self, pattern: str) -> str:
+        """Return the short names that a pattern of full ones means in this very place."""
+        ...
+
+    def store(self, ref: SecretRef, members_of: MembersOf | Whole) -> Store:
+        """Make a store for that secret. No I/O."""
+        ...
+
+    def client(self, service: str, region: str | None) -> Any:
+        """See `Clients`."""
+        ...
+
+    def look_again(self, name: str, sighting: Sighting) -> None:
+        """Have the follow-up called again, later. A message that is lost costs a sweep."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all secrets of a deployment have in common."""
+
+    cloud: Cloud
+    settings: Settings
+    surroundings: Surroundings
+
+
+class Aws:
+    """A `Cloud`. Its store takes a name where it takes an ARN.
+
+    Args:
+        queue: The URL of the queue through which a follow-up asks for its second look.
+        rotation_token: Of the rotation that is being done; see `RotationEvent`.
+    """
+
+    def __init__(self, queue: str | None = None, rotation_token: Sensitive | None = None) -> None:
+        self._queue = queue
+        self._rotation_token = rotation_token
+
+    @cached_property
+    def secrets_manager(self) -> SecretsManagerClient:
+        """Make the client, once."""
+        return _client()
+
+    def ref(self, name: str) -> SecretRef:
+        """See `Cloud.ref`."""
+        return SecretRef(name)
+
+    def names(self, ref: str) -> tuple[str, ...]:
+        """See `Cloud.names`."""
+        return (ref, secret_name(SecretRef(ref))) if _is_arn(ref) else (ref,)
+
+    def meant(self, pattern: str) -> str:
+        """See `Cloud.meant`. An ARN ends in six characters of its own."""
+        found = re.search(r":secret:(.+)-(?:[A-Za-z0-9]{6}|\?{6})$", pattern)
+        return found[1] if found else pattern
+
+    def store(self, ref: SecretRef, members_of: MembersOf | Whole) -> SecretsManager:
+        """See `Cloud.store`."""
+        del ref  # One client is for all of this region.
+        return SecretsManager(
+            self.secrets_manager, rotation_token=self._rotation_token, members_of=members_of
+        )
+
+    def client(self, service: str, region: str | None) -> Any:
+        """See `Clients`."""
+        return _any_client(service, region)
+
+    def look_again(self, name: str, sighting: Sighting) -> None:
+        """See `Cloud.look_again`."""
+        _ask_again(self._queue, look_again(name, sighting))
+
+
 def rotation(
     event: RotationEvent,
     *,
@@ -185,17 +279,23 @@ def rotation(
         Denied: The secret is not one that this function may rotate.
     """
     settings = Settings.from_environment(environment)
-    secret = _Secret(event.ref, _plan_for(secret_name(event.ref), settings), event.rotation_id)
-    store = SecretsManager(
-        _client(), rotation_token=event.rotation_token, members_of=secret.members_of
-    )
+    cloud = Aws(rotation_token=event.rotation_token)
+    site = Site(cloud, settings, settings.surroundings(remaining_s))
+    secret = Rotated(event.ref, plan_for(event.ref, site), event.rotation_id)
+    store = cloud.store(event.ref, secret.members_of)
     _authorise(event.ref, settings, store, function_arn)
-    surroundings = settings.surroundings(remaining_s)
+    return rotation_of(secret, store, site)
+
+
+def rotation_of(secret: Rotated, store: Store, site: Site) -> Rotation:
+    """Build the rotation of a secret."""
 
     def choose(credential: Credential) -> Target:
-        return _candidates(credential, secret, settings, surroundings, store).chosen()
+        return _candidates(credential, secret, store, site).chosen()
 
-    return Rotation(event.ref, event.rotation_id, store=store, targets=choose, clock=_SystemClock())
+    return Rotation(
+        secret.ref, secret.rotation_id, store=store, targets=choose, clock=SystemClock()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,23 +322,32 @@ def generation(event: GenerationEvent, *, environment: Mapping[str, str]) -> Gen
         Misconfigured: The kind or its options are wrong.
         Denied: The secret is not one that KEYTURN_SECRETS allows.
     """
+    settings = Settings.from_environment(environment)
+    site = Site(Aws(), settings, settings.surroundings(lambda: EXPLAIN_S))
+    values = partial(SecretsManagerValues, kms_key=settings.kms_key)
+    return generation_of(event, site, lambda: values(_client()))
+
+
+def generation_of(
+    event: GenerationEvent, site: Site, values: Callable[[], ValueStore]
+) -> Generation:
+    """Build what *event* asks for, to be put in *values*."""
     # Imported here: a function that rotates a login does not pay for them.
     from keyturn.generators import kinds
     from keyturn.generators.fingerprint import fingerprint
     from keyturn.shapes import Place
 
-    settings = Settings.from_environment(environment)
-    if not _matches(event.ref, settings.secrets):
+    if not matches(event.ref, site.settings.secrets, site.cloud):
         raise Denied(
             f"{event.ref} is not a secret that KEYTURN_SECRETS allows",
             remedy="List a pattern for the secret in KEYTURN_SECRETS, if the name is right.",
         )
     policy: AnyPolicy | Unminted
     if (issuer := _issuer_module(event.kind)) is not None:
-        policy = _unminted(event, issuer, settings)
+        policy = _unminted(event, issuer, site.surroundings)
     else:
         policy = kinds.read({"kind": event.kind, **event.options}, Place("the policy"))
-    store = SecretsManagerValues(_client(), kms_key=settings.kms_key)
+    store = values()
     version_id = on_demand.version_id(event.ref, event.request_id)
     order = on_demand.Order(event.ref, version_id, overwrite=event.overwrite)
     return Generation(
@@ -284,31 +393,35 @@ def follow_up(
     Raises:
         Misconfigured: There is no plan, or somebody asks for a secret that nothing follows.
     """
+    settings = Settings.from_environment(environment)
+    cloud = Aws(settings.look_again_queue)
+    return follow(event, Site(cloud, settings, settings.surroundings(remaining_s)))
+
+
+def follow(event: FollowUpEvent, site: Site) -> Followed:
+    """Look at what *event* names, or pass on what it tells. See `follow_up`."""
     from keyturn.measures import Measures  # here: a function that rotates does not pay for it
 
-    settings = Settings.from_environment(environment)
-    plan = _whole_plan(settings)
+    plan = _whole_plan(site.settings)
     measures = Measures(is_sweep=event.ref is None)
     followed = Followed(measures)
-    told = [*_notifiers((*plan.alerts, *settings.alerts)), measures]
+    told = [*notifiers_of((*plan.alerts, *site.settings.alerts), site.cloud), measures]
     if event.happening is not None:
         _pass_on(event, told, followed)
         return followed
-    surroundings, client = settings.surroundings(remaining_s), _client()
-    for name in _followed_names(event, plan):
-        if remaining_s() < MARGIN_S:
+    for name in _followed_names(event, plan, site.cloud):
+        if site.surroundings.remaining_s() < MARGIN_S:
             raise Misconfigured(
                 f"no time was left to look at {name}, and at what comes after it in the plan",
                 remedy="Give the function more time, or deploy it twice, each with half the plan.",
             )
         try:
-            made = _follow_up(name, plan, settings, surroundings, client, told)
-            report = made.look(event.sighting, event.only)
+            report = _follow_up(name, plan, site, told).look(event.sighting, event.only)
             followed.reports[name] = report
             followed.errors += report.errors
-            measures.look(name, report, plan.secrets[name].retirement, _SystemClock().now())
+            measures.look(name, report, plan.secrets[name].retirement, SystemClock().now())
             if report.sighting is not None:
-                _ask_again(settings.look_again_queue, look_again(name, report.sighting))
+                site.cloud.look_again(name, report.sighting)
         except KeyturnError as error:
             followed.errors.append(error)
             measures.look_failed(name)
@@ -323,59 +436,47 @@ def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str])
     settings = replace(
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
+    site = Site(Aws(), settings, settings.surroundings(lambda: EXPLAIN_S))
     plan = _whole_plan(settings)
-    [name] = _followed_names(FollowUpEvent(SecretRef(name), is_asked=True), plan)
-    surroundings = settings.surroundings(lambda: EXPLAIN_S)
-    return _follow_up(name, plan, settings, surroundings, _client(), []).status()
+    [name] = _followed_names(FollowUpEvent(SecretRef(name), is_asked=True), plan, site.cloud)
+    return _follow_up(name, plan, site, []).status()
 
 
-def _followed_names(event: FollowUpEvent, plan: Plan) -> list[str]:
+def _followed_names(event: FollowUpEvent, plan: Plan, cloud: Cloud) -> list[str]:
     names = [name for name, secret in plan.secrets.items() if secret.is_followed]
     if event.ref is None:
         return names
-    name = secret_name(event.ref) if _is_arn(event.ref) else event.ref
-    if name not in names and event.is_asked:
+    meant = [name for name in names if name in cloud.names(event.ref)]
+    if not meant and event.is_asked:
         raise Misconfigured(
-            f"{name[:200]!a} is no secret that something follows",
+            f"{event.ref[:200]!a} is no secret that something follows",
             remedy="Write `deliver`, `refresh` or `retire` for it in the plan.",
         )
-    return [each for each in names if each == name]
+    return meant
 
 
-def _follow_up(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
-    name: str,
-    whole: Plan,
-    settings: Settings,
-    surroundings: Surroundings,
-    client: SecretsManagerClient,
-    told: list[Notifier],
-) -> FollowUp:
+def _follow_up(name: str, whole: Plan, site: Site, told: list[Notifier]) -> FollowUp:
     # Imported here: a function that rotates does not pay for it.
     from keyturn.follow_up import Course, FollowUp
 
-    ref, plan = SecretRef(name), whole.secrets[name]
-    store = SecretsManager(client, members_of=_kept_as(plan))
+    ref, plan = site.cloud.ref(name), whole.secrets[name]
+    store = site.cloud.store(ref, _kept_as(plan))
 
     def choose(credential: Credential) -> Target:
         # A target that mints asks the store what is in use, in the name of what is current.
         current = store.standing(ref).current or RotationId("")
-        secret = _Secret(ref, plan, current)
-        return _candidates(credential, secret, settings, surroundings, store).chosen()
+        secret = Rotated(ref, plan, current)
+        return _candidates(credential, secret, store, site).chosen()
 
-    around = _given(name, plan, store, whole.cluster, settings, surroundings)
+    around = _given(name, plan, store, whole.cluster, site)
     deliveries = [_delivery(copy, around) for copy in plan.deliver]
     refreshes = [_refresh(reader, around) for reader in plan.refresh]
     course = Course(deliveries, refreshes, plan.retirement)
-    return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=_SystemClock())
+    return FollowUp(ref, course, store=store, targets=choose, notifiers=told, clock=SystemClock())
 
 
-def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
-    name: str,
-    plan: SecretPlan,
-    store: SecretsManager,
-    cluster: ClusterShape | None,
-    settings: Settings,
-    surroundings: Surroundings,
+def _given(
+    name: str, plan: SecretPlan, store: Store, cluster: ClusterShape | None, site: Site
 ) -> Given:
     """Gather what destinations and consumers of a secret are given."""
     from keyturn import rendering
@@ -383,8 +484,7 @@ def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
     from keyturn.kubernetes.cluster import kubernetes
 
     def signing_secret(other: str) -> Sensitive:
-        texts = SecretsManager(_client(), members_of=Whole())
-        return _admin(other, settings, texts).secret
+        return planned_admin(other, site, Whole()).secret
 
     @cache
     def reach(named: ClusterShape | None) -> Kubernetes:
@@ -394,7 +494,7 @@ def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
                 f"{name}: no Kubernetes cluster is named",
                 remedy="Write `cluster` under `refresh` or `defaults` in the plan.",
             )
-        return kubernetes(meant, _any_client, signing_secret, surroundings)
+        return kubernetes(meant, site.cloud.client, signing_secret, site.surroundings)
 
     def stored(version: Version) -> Sensitive:
         kept = version.credential
@@ -405,13 +505,13 @@ def _given(  # noqa: PLR0913, PLR0917  # what one secret has, and what all have
 
     return Given(
         name,
-        _any_client,
+        site.cloud.client,
         reach,
         lambda version, how: rendering.render(stored(version), how, where(version)),
         lambda version: rendering.members(stored(version), where(version)),
         signing_secret,
-        surroundings,
-        lambda: store.standing(SecretRef(name)).since,
+        site.surroundings,
+        lambda: store.standing(site.cloud.ref(name)).since,
     )
 
 
@@ -462,7 +562,7 @@ def read_plan(file: Path) -> Plan:
     return plan.load(file, plan_kinds())
 
 
-def _notifiers(addresses: Iterable[str]) -> list[Notifier]:
+def notifiers_of(addresses: Iterable[str], cloud: Cloud) -> list[Notifier]:
     """Make one for each address; the log is always among them."""
     known = {module.SCHEME: module for module in _notifier_modules()}
     made = []
@@ -473,7 +573,7 @@ def _notifiers(addresses: Iterable[str]) -> list[Notifier]:
                 f"there is no way to alert {each[:200]!a}",
                 remedy=f"Begin the address with one of {', '.join(sorted(known))}.",
             )
-        made.append(known[scheme].notifier(address, _any_client))
+        made.append(known[scheme].notifier(address, cloud.client))
     return made
 
 
@@ -536,7 +636,7 @@ def _ask_again(queue: str | None, message: str) -> None:
     )
 
 
-def _unminted(event: GenerationEvent, module: IssuerModule, settings: Settings) -> Unminted:
+def _unminted(event: GenerationEvent, module: IssuerModule, surroundings: Surroundings) -> Unminted:
     """Prepare a secret for its first key, which a rotation mints."""
     from keyturn.generators.unminted import NONE, Unminted
 
@@ -548,7 +648,6 @@ def _unminted(event: GenerationEvent, module: IssuerModule, settings: Settings) 
             f"{event.ref}: a key that it holds would be lost",
             remedy="Leave out `overwrite`; rotate the secret for another key.",
         )
-    surroundings = settings.surroundings(lambda: EXPLAIN_S)
     nobody = Credential(NONE, Sensitive(NONE), event.options)
     module.issuer(surroundings).holder(nobody)
     return document
@@ -595,13 +694,13 @@ def explain(name: str, *, plan_file: Path | None, environment: Mapping[str, str]
     settings = replace(
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
-    plan = _plan_for(secret_name(SecretRef(name)) if _is_arn(name) else name, settings)
-    store = SecretsManager(_client(), members_of=_kept_as(plan))
-    surroundings = settings.surroundings(lambda: EXPLAIN_S)
+    site = Site(Aws(), settings, settings.surroundings(lambda: EXPLAIN_S))
+    plan = plan_for(name, site)
+    store = site.cloud.store(SecretRef(name), _kept_as(plan))
     version = store.current(SecretRef(name))
     current = version.credential
-    secret = _Secret(SecretRef(name), plan, version.rotation_id)
-    candidates = _candidates(current, secret, settings, surroundings, store)
+    secret = Rotated(SecretRef(name), plan, version.rotation_id)
+    candidates = _candidates(current, secret, store, site)
     refusals = {
         strategy: _refusal(make, version, store.kept(SecretRef(name)))
         for strategy, make in candidates.makers().items()
@@ -654,7 +753,7 @@ def _authorise(
     ref: SecretRef, settings: Settings, store: SecretsManager, function_arn: str
 ) -> None:
     """Refuse to be somebody's deputy: whoever may invoke us may not thereby rotate anything."""
-    if _matches(ref, settings.secrets):
+    if matches(ref, settings.secrets, Aws()):
         return
     # Invoked through a version or alias, the function's ARN carries it as an eighth part.
     unqualified = ":".join(function_arn.split(":")[:7])
@@ -665,15 +764,10 @@ def _authorise(
         )
 
 
-def _matches(ref: str, patterns: tuple[str, ...]) -> bool:
-    names = {ref, secret_name(SecretRef(ref))} if _is_arn(ref) else {ref}
+def matches(ref: str, patterns: tuple[str, ...], cloud: Cloud) -> bool:
+    """Tell whether one of *patterns* means the secret, by any of its names."""
+    names = cloud.names(ref)
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _name_in(pattern: str) -> str:
-    """Return what *pattern* says of a secret's name: an ARN ends in six characters of its own."""
-    found = re.search(r":secret:(.+)-.{6}$", pattern)
-    return found[1] if found else pattern
 
 
 def _is_arn(name: str) -> bool:
@@ -689,14 +783,17 @@ def _whole_plan(settings: Settings) -> Plan:
     return read_plan(settings.plan_file)
 
 
-def _plan_for(name: str, settings: Settings) -> SecretPlan | None:
-    if settings.plan_file is None:
+def plan_for(ref: str, site: Site) -> SecretPlan | None:
+    """Return what is planned for a secret, if there is a plan and that has it."""
+    if site.settings.plan_file is None:
         return None
-    return read_plan(settings.plan_file).for_secret(name)
+    plan = read_plan(site.settings.plan_file)
+    found = (plan.for_secret(name) for name in site.cloud.names(ref))
+    return next((each for each in found if each is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Secret:
+class Rotated:
     """What is rotated, and what is planned for it. A person may give a name, not an ARN."""
 
     ref: SecretRef
@@ -784,13 +881,9 @@ class _Candidates:
 
 
 def _candidates(
-    credential: Credential,
-    secret: _Secret,
-    settings: Settings,
-    surroundings: Surroundings,
-    store: SecretsManager,
+    credential: Credential, secret: Rotated, store: Store, site: Site
 ) -> _Candidates | _Whole:
-    plan = secret.plan
+    plan, settings, surroundings = secret.plan, site.settings, site.surroundings
     if plan is not None and plan.generate is not None:
         return _Whole(plan.strategy, Generated(plan.generate))
     module = _module(credential)
@@ -803,13 +896,12 @@ def _candidates(
     asked = plan.strategy if plan is not None else settings.strategy
     if isinstance(module, IssuerModule):
         _require_automatic(module, asked)
-        issuer = module.issuer(_with_plan(surroundings, plan, settings, store))
+        issuer = module.issuer(_with_plan(plan, site))
         # The whole name: the keys' own names follow from it.
-        ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
-        place = Place(store, ref, secret.rotation_id)
+        place = Place(store, store.full_name(secret.ref), secret.rotation_id)
         pause = _pause(surroundings)
         lost_after = LANDING if settings.has_one_worker else STALE_AFTER
-        target = MintedKeys(issuer, place, _SystemClock(), pause, lost_after=lost_after)
+        target = MintedKeys(issuer, place, SystemClock(), pause, lost_after=lost_after)
         return _Whole(Strategy.AUTO, target)
     if isinstance(module, WholeModule):
         return _Whole(_own_strategy(module, asked), module.target(surroundings, fresh))
@@ -818,10 +910,10 @@ def _candidates(
     )
 
     def admin_login() -> Credential:
-        return _admin(admin or "", settings, store)
+        return (_stored_admin if plan is None else planned_admin)(admin or "", site)
 
     def authority() -> Authority:
-        return _authority(secret, surroundings, store)
+        return _authority(secret, store, site)
 
     return _Candidates(
         strategy,
@@ -834,15 +926,13 @@ def _candidates(
     )
 
 
-def _with_plan(
-    surroundings: Surroundings, plan: SecretPlan | None, settings: Settings, store: SecretStore
-) -> Surroundings:
+def _with_plan(plan: SecretPlan | None, site: Site) -> Surroundings:
     """Add what the plan says to an issuer, and the admin's credential, read when it is needed."""
     if plan is None:
-        return surroundings
+        return site.surroundings
     name = plan.admin
-    admin = (lambda: _admin(name, settings, store)) if name is not None else None
-    return replace(surroundings, declared=plan.http, admin=admin)
+    admin = (lambda: planned_admin(name, site)) if name is not None else None
+    return replace(site.surroundings, declared=plan.http, admin=admin)
 
 
 def _narrowed(policy: generate.PasswordPolicy, module: TargetModule) -> generate.PasswordPolicy:
@@ -1011,11 +1101,11 @@ def target_modules() -> list[EngineModule | WholeModule | IssuerModule]:
     return [found for module in _modules(targets) if (found := _as_target(module)) is not None]
 
 
-def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManager) -> Authority:
+def _authority(secret: Rotated, store: Store, site: Site) -> Authority:
     """Build what the plan names. It must live where the secret does."""
     arn = (secret.plan.authority if secret.plan is not None else None) or ""
     _, _, service, region, *_ = arn.split(":")
-    ref = secret.ref if _is_arn(secret.ref) else store.full_name(secret.ref)
+    ref = store.full_name(secret.ref)
     if _home(arn) != _home(ref):
         raise Misconfigured(
             f"{ref} and its `authority` are in different regions or accounts",
@@ -1024,7 +1114,7 @@ def _authority(secret: _Secret, surroundings: Surroundings, store: SecretsManage
     known: list[str] = []
     for module in _authority_modules():
         if service == module.SERVICE:
-            return module.authority(_any_client(service, region), arn, surroundings)
+            return module.authority(site.cloud.client(service, region), arn, site.surroundings)
         known.append(module.SERVICE)
     raise Unsupported(
         f"there is no authority for the service {service!r}",
@@ -1057,15 +1147,36 @@ def _modules(package: ModuleType, *, like: str = "") -> Iterator[Any]:
         yield importlib.import_module(f"{package.__name__}.{name}")
 
 
-def _admin(name: str, settings: Settings, store: SecretStore) -> Credential:
-    allowed = settings.admin_secrets
-    # A plan may give the name alone: then it is one of this account, in this region.
-    if not _matches(name, allowed if _is_arn(name) else tuple(map(_name_in, allowed))):
+def planned_admin(name: str, site: Site, members_of: MembersOf | Whole | None = None) -> Credential:
+    """Read a secret that a plan names, if the deployment allows it.
+
+    A plan may give the name alone: then it is one of this very place, and so may be what a pattern
+    of full names means here.
+    """
+    allowed = site.settings.admin_secrets
+    # An ARN of another account may end in the same name.
+    here = () if _is_arn(name) else map(site.cloud.meant, allowed)
+    _require_allowed(name, (*allowed, *here), site)
+    return _read_admin(name, site, members_of or _members_of)
+
+
+def _stored_admin(name: str, site: Site) -> Credential:
+    """Read a secret that a secret's own value names. Whoever can write that is trusted less."""
+    _require_allowed(name, site.settings.admin_secrets, site)
+    return _read_admin(name, site, _members_of)
+
+
+def _require_allowed(name: str, allowed: tuple[str, ...], site: Site) -> None:
+    if not matches(name, allowed, site.cloud):
         raise Denied(
             f"the admin secret {name[:200]!a} is not one that KEYTURN_ADMIN_SECRETS allows",
             remedy="List the admin secret in KEYTURN_ADMIN_SECRETS, if it is the right one.",
         )
-    return store.current(SecretRef(name)).credential
+
+
+def _read_admin(name: str, site: Site, members_of: MembersOf | Whole) -> Credential:
+    ref = site.cloud.ref(name)
+    return site.cloud.store(ref, members_of).current(ref).credential
 
 
 def _client() -> SecretsManagerClient:
@@ -1121,8 +1232,9 @@ def _plan_file(environment: Mapping[str, str]) -> Path | None:
     return usual if usual.is_file() else None
 
 
-class _SystemClock:
+class SystemClock:
     """A `Clock`."""
 
     def now(self) -> datetime:
+        """See `Clock.now`."""
         return datetime.now(UTC)

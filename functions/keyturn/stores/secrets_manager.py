@@ -104,6 +104,8 @@ class SecretsManager:
 
     def full_name(self, ref: SecretRef) -> SecretRef:
         """Return the ARN of *ref*, which may be a name."""
+        if ref.startswith("arn:"):
+            return ref
         return SecretRef(self._describe(ref)["ARN"])
 
     def rotate(self, ref: SecretRef, rotation_id: RotationId) -> None:
