@@ -46,7 +46,7 @@ def _search(text: str) -> None:
 def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the cloud, the database or the settings of whoever runs it."""
     for name in list(os.environ):
-        if name.startswith(("AWS_", "KEYTURN_", "PG")):
+        if name.startswith(("AWS_", "GOOGLE_", "KEYTURN_", "PG")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from keyturn.document import kind_of
 from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
@@ -176,12 +176,12 @@ def follow_up_event(event: object) -> FollowUpEvent:
     if "detail-type" in event:
         return _service_event(event)
     if "Records" in event:
-        return _asked(_only_record(event), {"secret", "seen"})
+        return look_event(_only_record(event), {"secret", "seen"})
     if "sweep" in event:
         if dict(event) != {"sweep": True}:
             _refuse_event("has a sweep, and that is not true and alone", _FOLLOW_UP)
         return FollowUpEvent(None)
-    return _asked(event, {"secret", "only"})
+    return look_event(event, {"secret", "only"})
 
 
 def look_again(name: str, sighting: Sighting) -> str:
@@ -228,7 +228,12 @@ def _only_record(event: Mapping[str, object]) -> Mapping[str, object]:
     return body
 
 
-def _asked(event: Mapping[str, object], known: set[str]) -> FollowUpEvent:
+def look_event(event: Mapping[str, object], known: set[str]) -> FollowUpEvent:
+    """Read what names one secret, and has keys of *known* only.
+
+    Raises:
+        Misconfigured: Names the key and what is wrong with it.
+    """
     for key in event:
         if key not in known:
             _refuse_event(f"has the unknown key {str(key)[:40]!a}", _FOLLOW_UP)
@@ -607,6 +612,27 @@ NAMESPACE = "keyturn"
 """Of our metrics in CloudWatch."""
 
 
+class Reporting(Protocol):
+    """Says what became of a step, where the platform reads it."""
+
+    def succeeded(self, facts: Mapping[str, str], elapsed_ms: int) -> None:
+        """Report a step that ended well."""
+        ...
+
+    def failed(self, facts: Mapping[str, str], elapsed_ms: int, error: KeyturnError) -> None:
+        """Report a step that failed, with what to do about it."""
+        ...
+
+    def measured(
+        self,
+        numbers: Mapping[str, float],
+        units: Mapping[str, str],
+        behind: Iterable[Mapping[str, str | float]] = (),
+    ) -> None:
+        """Report what a follow-up has counted, and each secret that waits for something."""
+        ...
+
+
 class Telemetry:
     """One log line and one metric set per step, in the formats CloudWatch reads."""
 
@@ -684,7 +710,7 @@ class UnexpectedError(KeyturnError):
 
 
 def answer(
-    telemetry: Telemetry, facts: dict[str, str], work: Callable[[], Outcome]
+    telemetry: Reporting, facts: dict[str, str], work: Callable[[], Outcome]
 ) -> dict[str, str]:
     """Do *work*, report it once, and return what a caller may know.
 

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -100,7 +100,8 @@ class Settings:
         admin_secrets: Patterns of secrets whose credential may be used as an admin's.
         plaintext_hosts: Hosts that may be reached without TLS.
         ca_file: A PEM file with private authorities.
-        iam_users: Patterns of the ARNs of users whose access keys may be minted and deleted.
+        iam_users: Patterns of those whose keys may be minted and deleted: the ARNs of users, the
+            e-mail addresses of service accounts.
         plan_file: The plan, if there is one.
         strategy: For secrets that are in no plan; None leaves it to the secret.
         kms_key: What secrets that are made on demand are encrypted with; None for the account's.
@@ -122,25 +123,28 @@ class Settings:
     has_one_worker: bool = False
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read KEYTURN_* variables.
+    def from_environment(
+        cls, environment: Mapping[str, str], known: Collection[str] | None = None
+    ) -> Settings:
+        """Read KEYTURN_* variables. *known* are all there are; None is those on AWS.
 
         Raises:
             Misconfigured: An unknown KEYTURN_* variable, most likely a misspelt one, or a value
                 that it cannot have.
         """
-        unknown = {key for key in environment if key.startswith("KEYTURN_")} - _VARIABLES
+        variables = _VARIABLES if known is None else frozenset(known)
+        unknown = {key for key in environment if key.startswith("KEYTURN_")} - variables
         if unknown:
             raise Misconfigured(
                 f"unknown environment variable {min(unknown)}",
-                remedy=f"Use one of {', '.join(sorted(_VARIABLES))}.",
+                remedy=f"Use one of {', '.join(sorted(variables))}.",
             )
         return cls(
             _list(environment.get("KEYTURN_SECRETS", "")),
             _list(environment.get("KEYTURN_ADMIN_SECRETS", "")),
             frozenset(_list(environment.get("KEYTURN_PLAINTEXT_HOSTS", ""))),
             environment.get("KEYTURN_CA_FILE") or None,
-            _list(environment.get("KEYTURN_IAM_USERS", "")),
+            _list(environment.get("KEYTURN_IAM_USERS", environment.get("KEYTURN_KEY_HOLDERS", ""))),
             _plan_file(environment),
             _strategy(environment.get("KEYTURN_STRATEGY", "")),
             environment.get("KEYTURN_KMS_KEY") or None,
@@ -149,9 +153,17 @@ class Settings:
             _has_one_worker(environment.get("KEYTURN_ONE_WORKER", "")),
         )
 
-    def surroundings(self, remaining_s: Callable[[], float]) -> Surroundings:
+    def surroundings(
+        self, remaining_s: Callable[[], float], google_endpoint: str | None = None
+    ) -> Surroundings:
         """Return what of this is for the targets."""
-        return Surroundings(remaining_s, self.plaintext_hosts, self.ca_file, self.iam_users)
+        return Surroundings(
+            remaining_s,
+            self.plaintext_hosts,
+            self.ca_file,
+            self.iam_users,
+            google_endpoint=google_endpoint,
+        )
 
 
 _VARIABLES = {
@@ -899,7 +911,7 @@ def _candidates(
         issuer = module.issuer(_with_plan(plan, site))
         # The whole name: the keys' own names follow from it.
         place = Place(store, store.full_name(secret.ref), secret.rotation_id)
-        pause = _pause(surroundings)
+        pause = pause_within(surroundings)
         lost_after = LANDING if settings.has_one_worker else STALE_AFTER
         target = MintedKeys(issuer, place, SystemClock(), pause, lost_after=lost_after)
         return _Whole(Strategy.AUTO, target)
@@ -969,7 +981,9 @@ MARGIN_S = 10.0
 """Left of the function's time when a wait ends: for a call that gets no answer, and the report."""
 
 
-def _pause(surroundings: Surroundings) -> Pause:
+def pause_within(surroundings: Surroundings) -> Pause:
+    """Return what waits while the function has time for it."""
+
     def pause(seconds: float) -> bool:
         if surroundings.remaining_s() - seconds < MARGIN_S:
             return False

@@ -6,6 +6,7 @@ Here a sample, the same every time, and that the sweep sees what it is there to 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -80,8 +81,10 @@ class Unfenced(SecretManager):
 class Forgetful(SecretManager):
     """Does not know which rotations are over."""
 
-    def is_over(self, ref: SecretRef, rotation_id: RotationId) -> bool:
-        del ref, rotation_id
+    def is_over(
+        self, ref: SecretRef, rotation_id: RotationId, asked_at: datetime | None = None
+    ) -> bool:
+        del ref, rotation_id, asked_at
         return False
 
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from keyturn import document
@@ -185,10 +186,24 @@ class SecretManager:
         self._last: dict[SecretRef, _Seen] = {}
         self._unmanaged: set[SecretRef] = set()
 
-    def is_over(self, ref: SecretRef, rotation_id: RotationId) -> bool:
-        """Tell whether *rotation_id* is done, or was withdrawn: its event is to be acknowledged."""
+    def is_over(
+        self, ref: SecretRef, rotation_id: RotationId, asked_at: datetime | None = None
+    ) -> bool:
+        """Tell whether *rotation_id* is done, or was withdrawn: its event is to be acknowledged.
+
+        So is one that asks for what has been done since, at *asked_at* or later: the same tick
+        published twice, one that was overtaken, or an old one sent once more.
+        """
         record = self._exact(ref).record
-        return record.is_current(rotation_id) or record.is_over(rotation_id)
+        if record.holds(rotation_id):
+            return False
+        since = record.since
+        is_answered = asked_at is not None and since is not None and asked_at <= since
+        return is_answered or record.is_current(rotation_id) or record.is_over(rotation_id)
+
+    def full_name(self, ref: SecretRef) -> SecretRef:
+        """Return *ref*, which is the full name: no other secret has it."""
+        return ref
 
     def number(self, ref: SecretRef, version_id: RotationId) -> int:
         """Return the number of a version, for whoever is to be pinned to it.
