@@ -60,6 +60,7 @@ lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade
 		$(LOCK) --group fn-rotate-$$engine -o functions/requirements/rotate-$$engine.txt || exit; done
 	$(LOCK) --group fn-generate -o functions/requirements/generate.txt
 	$(LOCK) --group fn-follow-up $(RUNTIME) -o functions/requirements/follow-up.txt
+	$(LOCK) --group fn-google -o functions/requirements.txt
 	$(LOCK) --group tools -o requirements/tools.txt
 	$(LOCK) --group awscli -o requirements/awscli.txt
 

@@ -26,6 +26,7 @@ CORE = {
     "generate",
     "on_demand",
     "follow_up",
+    "watchdog",
 }
 """Knows no cloud, no SDK, no environment and no clock."""
 
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "on_demand": {"model", "errors", "ports"},
     "follow_up": {"model", "errors", "ports"},
     "measures": {"model", "follow_up"},
+    "watchdog": {"model", "follow_up"},
     "shapes": {"errors"},
     "rendering": {"model", "errors", "document"},
     "generators": {"model", "errors", "generate", "document", "shapes"},
@@ -72,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapter": {
         *("model", "errors", "ports", "document", "boundary", "http_api"),
         *("tls", "followers", "kubernetes", "rendering", "shapes", "http_exchange", "remaining"),
-        *("crc32c", "google"),
+        *("crc32c", "google", "watchdog"),
     },
 }
 """Module -> the modules of ours it may import. `wiring` may import any of them, and nobody it."""

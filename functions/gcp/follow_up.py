@@ -17,7 +17,7 @@ from functools import partial
 
 import functions_framework
 from cloudevents.http import CloudEvent
-from flask import abort, request
+from flask import Response, abort, request
 
 from keyturn.errors import KeyturnError
 from keyturn.google import call, events
@@ -37,7 +37,7 @@ def follow_up(event: CloudEvent) -> None:
             function.call.step("follow-up", partial(_look, message, function))
     except KeyturnError as error:
         if not call.is_final(error):
-            abort(call.status_of(error))
+            abort(Response(status=call.status_of(error)))
 
 
 def _look(message: Message, function: Function) -> Outcome:

@@ -19,7 +19,7 @@ from functools import partial
 
 import functions_framework
 from cloudevents.http import CloudEvent
-from flask import abort, request
+from flask import Response, abort, request
 
 from keyturn.errors import KeyturnError
 from keyturn.google import call, events
@@ -38,7 +38,7 @@ def rotate(event: CloudEvent) -> None:
             _rotate(message, function)
     except KeyturnError as error:
         if not call.is_final(error):
-            abort(call.status_of(error))
+            abort(Response(status=call.status_of(error)))
 
 
 def _rotate(message: Message, function: Function) -> None:

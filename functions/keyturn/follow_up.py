@@ -440,7 +440,7 @@ class FollowUp:
             if line.part is Part.OLD_CREDENTIAL:
                 happening, first = Happening.HELD, retirement.deadline
             is_bad = line.state in {State.WAITING, State.FAILED}
-            if is_bad and (window := _window(age, first)) is not None:
+            if is_bad and (window := telling(age, first)) is not None:
                 fact = f"has not followed: {line.waits_for}"
                 if line.part is Part.OLD_CREDENTIAL:
                     fact = f"is still accepted; it waits for {line.waits_for}"
@@ -573,8 +573,13 @@ def _slots(standing: Standing) -> tuple[RotationId | None, ...]:
     return standing.current, standing.pending, standing.previous
 
 
-def _window(age: timedelta, first: timedelta) -> int | None:
-    """Return how often it was told before, if now is a time to tell it; else None."""
+def telling(age: timedelta, first: timedelta) -> int | None:
+    """Return how often it was told before, if now is a time to tell it; else None.
+
+    Args:
+        age: How long it has been so.
+        first: After how long it is told. More than nothing.
+    """
     number, due = 0, first
     while age >= due + TOLD_WITHIN:
         number, due = number + 1, due + min(due, REPEAT_EVERY)

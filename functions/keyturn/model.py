@@ -210,6 +210,8 @@ class Happening(StrEnum):
     STUCK = "stuck"
     HELD = "held"
     RETIRED = "retired"
+    OVERDUE = "overdue"
+    FOREIGN = "foreign"
 
 
 class Severity(StrEnum):
@@ -228,6 +230,8 @@ SEVERITIES: Mapping[Happening, Severity] = MappingProxyType(
         Happening.STUCK: Severity.WARNING,
         Happening.HELD: Severity.WARNING,
         Happening.RETIRED: Severity.INFO,
+        Happening.OVERDUE: Severity.CRITICAL,
+        Happening.FOREIGN: Severity.WARNING,
     }
 )
 

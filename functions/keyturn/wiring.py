@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from keyturn.kubernetes.cluster import ClusterShape
     from keyturn.measures import Measures
     from keyturn.plan import Plan, SecretPlan
+    from keyturn.watchdog import Watched
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES = 2, 5, 3
 """Per call to a store. A step makes at most four, so it ends within the function's time."""
@@ -208,8 +209,16 @@ class Cloud(Protocol):
         """Make a store for that secret. No I/O."""
         ...
 
+    def read(self, ref: SecretRef, members_of: MembersOf | Whole) -> Credential:
+        """Read a secret that is not rotated here, as its own readers do."""
+        ...
+
     def client(self, service: str, region: str | None) -> Any:
         """See `Clients`."""
+        ...
+
+    def watched(self, ref: SecretRef) -> Watched | None:
+        """Return what a watchdog looks at; None where the platform watches by itself."""
         ...
 
     def look_again(self, name: str, sighting: Sighting) -> None:
@@ -263,9 +272,16 @@ class Aws:
             self.secrets_manager, rotation_token=self._rotation_token, members_of=members_of
         )
 
+    def read(self, ref: SecretRef, members_of: MembersOf | Whole) -> Credential:
+        """See `Cloud.read`."""
+        return self.store(ref, members_of).current(ref).credential
+
     def client(self, service: str, region: str | None) -> Any:
         """See `Clients`."""
         return _any_client(service, region)
+
+    def watched(self, ref: SecretRef) -> None:
+        """See `Cloud.watched`. Secrets Manager tells of rotations that fail, or are abandoned."""
 
     def look_again(self, name: str, sighting: Sighting) -> None:
         """See `Cloud.look_again`."""
@@ -437,7 +453,24 @@ def follow(event: FollowUpEvent, site: Site) -> Followed:
         except KeyturnError as error:
             followed.errors.append(error)
             measures.look_failed(name)
+    if event.ref is None:
+        for name in plan.secrets:
+            _watch(name, site, told, followed)
     return followed
+
+
+def _watch(name: str, site: Site, told: Iterable[Notifier], followed: Followed) -> None:
+    """Tell what its store would leave unsaid of a secret."""
+    from keyturn.watchdog import alerts
+
+    ref = site.cloud.ref(name)
+    try:
+        seen = site.cloud.watched(ref)
+        for alert in () if seen is None else alerts(ref, seen, SystemClock().now()):
+            for notifier in told:
+                notifier.send(alert)
+    except KeyturnError as error:
+        followed.errors.append(error)
 
 
 def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str]) -> Report:
@@ -1171,13 +1204,13 @@ def planned_admin(name: str, site: Site, members_of: MembersOf | Whole | None = 
     # An ARN of another account may end in the same name.
     here = () if _is_arn(name) else map(site.cloud.meant, allowed)
     _require_allowed(name, (*allowed, *here), site)
-    return _read_admin(name, site, members_of or _members_of)
+    return site.cloud.read(site.cloud.ref(name), members_of or _members_of)
 
 
 def _stored_admin(name: str, site: Site) -> Credential:
     """Read a secret that a secret's own value names. Whoever can write that is trusted less."""
     _require_allowed(name, site.settings.admin_secrets, site)
-    return _read_admin(name, site, _members_of)
+    return site.cloud.read(site.cloud.ref(name), _members_of)
 
 
 def _require_allowed(name: str, allowed: tuple[str, ...], site: Site) -> None:
@@ -1186,11 +1219,6 @@ def _require_allowed(name: str, allowed: tuple[str, ...], site: Site) -> None:
             f"the admin secret {name[:200]!a} is not one that KEYTURN_ADMIN_SECRETS allows",
             remedy="List the admin secret in KEYTURN_ADMIN_SECRETS, if it is the right one.",
         )
-
-
-def _read_admin(name: str, site: Site, members_of: MembersOf | Whole) -> Credential:
-    ref = site.cloud.ref(name)
-    return site.cloud.store(ref, members_of).current(ref).credential
 
 
 def _client() -> SecretsManagerClient:

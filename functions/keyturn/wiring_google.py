@@ -20,7 +20,7 @@ from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
 from keyturn.google import api, callers, events
 from keyturn.google.call import Call, Misdeployed
 from keyturn.google.events import Message, RotationNotice
-from keyturn.model import Alert, Happening, SecretRef, Sighting, Surroundings
+from keyturn.model import Alert, Credential, Happening, SecretRef, Sighting, Surroundings
 from keyturn.stores.secret_manager import SecretManager, connect
 from keyturn.stores.secret_manager_wire import location_of
 from keyturn.wiring import (
@@ -42,6 +42,7 @@ from keyturn.wiring import (
 
 if TYPE_CHECKING:
     from keyturn.rotation import Rotation
+    from keyturn.watchdog import Watched
 
 VARIABLES = frozenset(
     {
@@ -187,6 +188,10 @@ class Google:
             members_of=members_of,
         )
 
+    def read(self, ref: SecretRef, members_of: MembersOf | Whole) -> Credential:
+        """See `wiring.Cloud.read`."""
+        return self.store(ref, members_of).latest(ref).credential
+
     def secret_manager(self, ref: SecretRef) -> Any:
         """Return the client for the location of a secret."""
         location = location_of(ref)
@@ -208,6 +213,10 @@ class Google:
             f"{service} is a service of AWS, and this function runs on Google",
             remedy="Remove it from the plan, or let a function on AWS do that.",
         )
+
+    def watched(self, ref: SecretRef) -> Watched:
+        """See `wiring.Cloud.watched`. Secret Manager sends a tick, and knows no more of it."""
+        return self.store(ref, Whole()).watched(ref)
 
     def look_again(self, name: str, sighting: Sighting) -> None:
         """See `wiring.Cloud.look_again`."""

@@ -47,6 +47,7 @@ from keyturn.stores.secret_manager_wire import (
     Wire,
     companion_of,
 )
+from keyturn.watchdog import Watched
 
 PERMISSIONS = (
     "secretmanager.secrets.get",
@@ -248,6 +249,21 @@ class SecretManager:
         where = f"{ref} version {current.number}"
         return Version(current.id, stored.parsed(text, where, self._members_of), made_at)
 
+    def latest(self, ref: SecretRef) -> Version:
+        """Return what a reader of `latest` gets, of a secret that nobody need rotate."""
+        newest = self._wire.newest(ref)
+        if newest is None:
+            raise Misconfigured(f"{ref} has no version yet", remedy="Store a first value.")
+        text = self._wire.text(ref, newest.number)
+        if isinstance(text, Missing):
+            raise Misconfigured(
+                f"{ref}: version {newest.number} is the latest, and {text.value}",
+                remedy="Enable it, or store a value that works.",
+            )
+        where = f"{ref} version {newest.number}"
+        credential = stored.parsed(text, where, self._members_of)
+        return Version(RotationId(str(newest.number)), credential, newest.made_at)
+
     def staged(self, ref: SecretRef, rotation_id: RotationId) -> Version | None:
         """See `SecretStore.staged`. If it pends, then at this very moment."""
         records.require_id(rotation_id)
@@ -361,6 +377,20 @@ class SecretManager:
         slots = record.slots
         previous = record.previous.id if record.previous else None
         return Standing(slots.current, slots.pending, previous, record.since or self._clock.now())
+
+    def watched(self, ref: SecretRef) -> Watched:
+        """Return what a watchdog looks at. As certain as `standing`, but for the schedule."""
+        standing, schedule = self.standing(ref), self._wire.secret(ref).rotation
+        record = self._known(ref).record
+        current = record.current
+        is_rotated = not all(each.is_foreign for each in record.known)
+        return Watched(
+            standing.current,
+            standing.since,
+            schedule.next_rotation_time or None,
+            schedule.rotation_period or None,
+            current is not None and current.is_foreign and is_rotated,
+        )
 
     def clear_previous(self, ref: SecretRef, version_id: RotationId) -> None:
         """See `FollowedStore.clear_previous`. The version stays enabled: a reader may hold on."""

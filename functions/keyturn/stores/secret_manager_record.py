@@ -48,6 +48,11 @@ class Numbered:
     number: int
     id: RotationId
 
+    @property
+    def is_foreign(self) -> bool:
+        """Tell whether it was stored by hand."""
+        return self.id == str(self.number)
+
     def __str__(self) -> str:
         """Return it as it stands in an annotation."""
         return f"{self.number}:{self.id}"
