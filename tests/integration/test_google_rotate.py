@@ -51,7 +51,7 @@ def test_a_tick_rotates(room: Room, rotate: Deployed, capsys: pytest.CaptureFixt
     assert [each["step"] for each in told] == ["create", "set", "test", "finish"]
     assert {each["severity"] for each in told} == {"INFO"}
     assert {each["secret"] for each in told} == {room.ref}
-    assert {each["rotation_id"] for each in told} == {"1001"}
+    assert {each["rotation_id"] for each in told} == {"m1001"}
 
 
 @pytest.mark.parametrize("times", [2, 5])
@@ -85,6 +85,14 @@ def test_ticks_out_of_order_rotate_once(room: Room, rotate: Deployed) -> None:
 
     assert room.versions == 2
     assert room.works()
+
+
+def test_a_message_may_have_a_versions_number_for_an_id(room: Room, rotate: Deployed) -> None:
+    """The emulator counts from 1, as versions do."""
+    for number in range(1, 4):
+        assert rotate.push(room.tick(str(number))) == 200
+
+    assert room.versions == 4
 
 
 def test_an_old_message_that_is_sent_again_rotates_nothing(room: Room, rotate: Deployed) -> None:
@@ -193,7 +201,7 @@ def test_a_message_that_cannot_be_is_acknowledged_and_told(
 
 def test_data_of_another_secret_is_refused(room: Room, rotate: Deployed) -> None:
     tick = room.tick()
-    other = pushed(tick["message"]["attributes"], {"name": f"{PARENT}/secrets/other"})
+    other = pushed(tick["message"]["attributes"], {"name": f"{PARENT}/secrets/other"}, "1001")
 
     assert rotate.push(other) == 200
 

@@ -78,7 +78,7 @@ class RotationNotice:
     """That a secret is to be rotated.
 
     Attributes:
-        rotation_id: The message's id: the same at each delivery.
+        rotation_id: By the message's id: the same at each delivery.
         at: When it was asked for. Whatever has become current since has answered it.
     """
 
@@ -123,7 +123,8 @@ def rotation_notice(asked: Message, now: datetime) -> RotationNotice:
     """
     if asked.at > now + CLOCKS_DIFFER:
         _refuse("is from the future")
-    return RotationNotice(_ref(asked), RotationId(asked.id), asked.topic, asked.at)
+    # A version that somebody has stored is named by its number alone: no message's id is one.
+    return RotationNotice(_ref(asked), RotationId(f"m{asked.id}"), asked.topic, asked.at)
 
 
 def follow_up_event(asked: Message, now: datetime) -> FollowUpEvent:
