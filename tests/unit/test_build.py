@@ -33,6 +33,7 @@ GROUP_OF = {
     "functions/requirements/rotate-none.txt": "fn-rotate-none",
     "functions/requirements/follow-up.txt": "fn-follow-up",
     "functions/requirements/generate.txt": "fn-generate",
+    "functions/requirements.txt": "fn-google",
 }
 
 

@@ -4,13 +4,13 @@ Google has no staging labels. So the companion `<secret>-pending` says which ver
 is current, which was before, and which of its own versions is pending:
 
     keyturn-current      5:m2070443601311540          version 5, made by that rotation
-    keyturn-previous     4:2070443601298776
+    keyturn-previous     4:m2070443601298776
     keyturn-pending      7:m2070443601324461          version 7 of the companion
     keyturn-publishing   7                           it was tested, and is being added to the secret
     keyturn-since        2030-01-01T00:00:00+00:00   current was promoted then
     keyturn-staged       7                           no version of the companion after this is ours
-    keyturn-known        3:3 4:2070443601298776 ..   which rotation made which version
-    keyturn-over         2070443601298111 ..         rotations that were withdrawn
+    keyturn-known        3:3 4:m2070443601298776 ..   which rotation made which version
+    keyturn-over         m2070443601298111 ..         rotations that were withdrawn
     keyturn-write        31:9f86d081                 counts the writes, and names the last
     keyturn-intent-..    ..                          what may have been minted
 
