@@ -351,7 +351,10 @@ def _unindented(tree: object) -> Any:
             return tree
 
 
-_ALERTS = r"sns:arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+|eventbridge:[\w.:/-]+|log"
+_ALERTS = (
+    r"sns:arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]+|eventbridge:[\w.:/-]+|log"
+    r"|pubsub:projects/[\w.:-]+/topics/[\w.~+%-]+"
+)
 
 _FIXES: Mapping[str, str] = {
     "version": "Write `version: 1`; if the plan is for a newer keyturn, install that.",
