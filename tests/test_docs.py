@@ -18,11 +18,12 @@ import yaml
 from typer.core import TyperCommand, TyperGroup
 from typer.testing import CliRunner
 
-from keyturn import http_api_plan, plan, wiring
+from keyturn import http_api_plan, plan, wiring, wiring_google
 from keyturn.boundary import generation_event
 from keyturn.cli import app
 from keyturn.generators import kinds
 from keyturn.generators.fingerprint import fingerprint
+from keyturn.google import events
 from keyturn.model import Sensitive
 from keyturn.shapes import Shape
 from keyturn.testing.mutants import copy_of_the_project
@@ -157,10 +158,24 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
+VARIABLES = {
+    *wiring._VARIABLES,  # noqa: SLF001  # the list of them
+    *wiring_google.VARIABLES,
+    *events.FOLLOWED,  # kinds of messages on Google
+    "KEYTURN_PUBSUB_EMULATOR",
+}
+
+
 @each_page
 def test_variables_exist(page: Path) -> None:
     for name in re.findall(r"KEYTURN_[A-Z_]+", page.read_text(encoding="utf-8")):
-        assert name in wiring._VARIABLES, name  # noqa: SLF001  # the list of them
+        assert name in VARIABLES, name
+
+
+def test_every_variable_of_google_is_explained() -> None:
+    page = (ROOT / "docs" / "google.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"`(KEYTURN_[A-Z_]+)`", page)) >= wiring_google.VARIABLES
 
 
 @each_page

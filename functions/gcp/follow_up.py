@@ -4,7 +4,7 @@ Event (see events/google/): a Pub/Sub message, pushed with the OIDC token of an 
 KEYTURN_CALLERS: `SECRET_VERSION_ADD` of Secret Manager; or, on keyturn's own topic, `KEYTURN_SWEEP`
 of Cloud Scheduler, `KEYTURN_LOOK_AGAIN` of this function itself, `KEYTURN_LOOK` of a person.
 
-Environment: see docs/deploy-google.md.
+Environment: see docs/google.md.
 
 Answers 200 if all was looked at, whatever still waits: the next look sees to it. A second look that
 comes before its time gets 425, and comes again. For the rest see `keyturn.google.call`.

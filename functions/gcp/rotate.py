@@ -5,7 +5,7 @@ KEYTURN_CALLERS, or brought by Eventarc. Only `SECRET_ROTATE` is heard; a secret
 of our own writes. A message that was done, or that a later rotation has answered, changes nothing,
 however often it comes.
 
-Environment: see docs/deploy-google.md.
+Environment: see docs/google.md.
 
 Answers 200 if the message is done with: the rotation is, or no redelivery could mend what failed,
 and those in KEYTURN_ALERTS and the plan were told. Else a status by which Pub/Sub brings it again;

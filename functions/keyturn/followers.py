@@ -62,11 +62,11 @@ class Given:
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Name = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"),
+    msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(?!\n)$"),
 ]
-"""Of a Kubernetes object (RFC 1123 subdomain)."""
+"""Of a Kubernetes object (RFC 1123 subdomain). Python's `$` alone lets a last newline pass."""
 
-Namespace = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Namespace = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(?!\n)$")]
 """Of Kubernetes (RFC 1123 label)."""
 
 

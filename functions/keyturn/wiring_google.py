@@ -62,7 +62,7 @@ VARIABLES = frozenset(
         "KEYTURN_TOPICS",
     }
 )
-"""All there are on Google; see docs/deploy-google.md."""
+"""All there are on Google; see docs/google.md."""
 
 TIMEOUT_S = 60.0
 """How long a function may run, in seconds, if KEYTURN_TIMEOUT_S does not say: Google's default."""

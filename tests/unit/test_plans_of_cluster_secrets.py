@@ -36,6 +36,8 @@ CONTENT = "Write for each key, of letters, digits, `-`, `_` and `.`, what it hol
         (f"secret: {{{HERE}, content: {{A: {{fom: url}}}}}}", "content[...]: is none", CONTENT),
         (f"secret: {{{HERE}, content: {{'a b': {{form: url}}}}}}", "content: is not wri", CONTENT),
         (f"secret: {{{HERE}, content: {{A: {{form: x}}}}}}", "content[...].form: is none", "Use o"),
+        ('secret: {namespace: "orders\\n", name: db}', "namespace: is not written", "Write the n"),
+        ('secret: {namespace: orders, name: "db\\n"}', "name: is not written", "Write the n"),
         ("secret: {namespace: Orders, name: db}", "namespace: is not written", "Write the namesp"),
         ("external-secret: {namespace: orders}", ": has no `name`", "Write the name of the obj"),
         ("csi: {namespace: orders}", ": has no `class`", "Write the name of the SecretProviderC"),

@@ -55,7 +55,7 @@ class WebhookShape(ConsumerShape, frozen=True, kw_only=True):
     url: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/[!\"$-z|~]*)?$",
+            pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+(/[!\"$-z|~]*)?(?!\n)$",
             description="Where it is told and asked. Nothing secret may be in it.",
         ),
     ]

@@ -30,7 +30,7 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keyturn.testing import followed, pickup
+from keyturn.testing import followed, google_sweep, pickup
 from keyturn.testing.bench import Bench, Laboratory
 from keyturn.testing.explorer import (
     CONFIGURATIONS,
@@ -335,6 +335,19 @@ PICKUPS = 1000
 """Rotations under each policy."""
 
 
+def google(options: argparse.Namespace, console: Console) -> bool:
+    """Break a rotation on the Google-shaped store at every call; print the table."""
+    title, tally = "rotation on Secret Manager, every call broken", google_sweep.Tally()
+    with google_sweep.Sweep() as sweep:
+        chosen = list(sweep.scenarios())[:: options.every]
+        with _progress(console, title, len(chosen)) as advance:
+            for scenario in chosen:
+                tally.add(scenario, sweep.play(scenario))
+                advance()
+    console.print(title, google_sweep.table(tally), sep="\n", markup=False, highlight=False)
+    return not tally.violations
+
+
 def mutants(options: argparse.Namespace, console: Console) -> bool:
     """Plant every mistake, and see each killed. In a process that has not imported our code."""
     del options, console
@@ -377,6 +390,7 @@ PROOFS: dict[str, Callable[[argparse.Namespace, Console], bool]] = {
     "load": load_test,
     "schedules": schedules,
     "follow-up": follow_up,
+    "google": google,
     "mutants": mutants,
     "properties": properties,
     "uniformity": uniformity,
