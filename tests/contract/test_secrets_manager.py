@@ -17,11 +17,12 @@ from clouds import begin_rotation
 from keyturn.errors import Busy, KeyturnError, Misconfigured
 from keyturn.local.aws import LocalAws
 from keyturn.model import RotationId, SecretRef, Sensitive, Snapshot
-from keyturn.stores.secrets_manager import SecretsManager
+from keyturn.stores.secrets_manager import SecretsManager, SecretsManagerValues
 from keyturn.testing.contracts import (
     FIRST,
     FollowedStoreContract,
     Shelf,
+    ValueStoreContract,
     rotation_id,
 )
 from keyturn.testing.faults import Moment, Proxy, Verdict
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _numbers = itertools.count(1)
+
+_values = itertools.count(1)
 
 
 class Room:
@@ -103,6 +106,16 @@ def room(aws: LocalAws) -> Iterator[Callable[..., Room]]:
     port = int(aws.endpoint_url.rsplit(":", 1)[1])
     with Proxy(port) as proxy:
         yield lambda value=FIRST: Room(aws, proxy, value)
+
+
+class TestSecretsManagerValues(ValueStoreContract):
+    @pytest.fixture
+    def unused(self) -> SecretRef:
+        return SecretRef(f"made-{os.getpid()}-{next(_values)}")
+
+    @pytest.fixture
+    def values(self, aws: LocalAws) -> SecretsManagerValues:
+        return SecretsManagerValues(boto3.client("secretsmanager", **aws.settings()))
 
 
 class TestSecretsManager(FollowedStoreContract):

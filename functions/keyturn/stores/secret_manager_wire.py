@@ -90,6 +90,25 @@ class Wire:
         """Return a secret as it is, or was some time ago."""
         return self._ask("GetSecret", name, self._client.get_secret, {"name": name})
 
+    def found_secret(self, name: str) -> Any | None:
+        """Return a secret, as `secret`; None if there is none."""
+        request = {"name": name}
+        return self._ask("GetSecret", name, self._client.get_secret, request, {"NOT_FOUND": None})
+
+    def create(self, name: str, secret: Mapping[str, object]) -> bool:
+        """Make a secret without a version; False if there is one of that name.
+
+        Not made again where there is no answer: then it would be there already, and not ours.
+        """
+        parent, _, secret_id = name.rpartition("/secrets/")
+        request = {"parent": parent, "secret_id": secret_id, "secret": secret}
+        pauses = {"RESOURCE_EXHAUSTED": PAUSES_S["RESOURCE_EXHAUSTED"]}
+        exists = {"ALREADY_EXISTS": None}
+        made = self._ask(
+            "CreateSecret", name, self._client.create_secret, request, exists, pauses=pauses
+        )
+        return made is not None
+
     def update(self, name: str, etag: str, fields: Mapping[str, object]) -> Any | None:
         """Change fields if the etag is still that one; None if it is not.
 

@@ -56,6 +56,7 @@ from keyturn.ports import (
     SecretStore,
     Sight,
     Target,
+    ValueStore,
 )
 from keyturn.rotation import Rotation
 from keyturn.testing.fakes import REF, LabelledStore, World
@@ -1034,6 +1035,70 @@ class Listener:
     heard: Callable[[], list[dict[str, str]]]
     nobody: Notifier | None = None
     outage: Callable[[], AbstractContextManager[None]] | None = None
+
+
+class ValueStoreContract:
+    """A subclass provides the fixtures *values*, and *unused*: the ref of a secret not yet made."""
+
+    def test_what_is_not_there_is_not_found(self, values: ValueStore, unused: SecretRef) -> None:
+        """Then it may be made."""
+        assert values.find(unused) is None
+
+    def test_what_is_made_is_current(self, values: ValueStore, unused: SecretRef) -> None:
+        """And is read by the id under which it was made."""
+        assert values.create(unused, rotation_id("a"), Sensitive(f"{CANARY}first"))
+
+        found = values.find(unused)
+        assert found is not None
+        assert (found.current, found.is_rotated) == (rotation_id("a"), False)
+        assert rotation_id("a") in found.kept
+        assert values.read(unused, rotation_id("a")) == Sensitive(f"{CANARY}first")
+
+    def test_nothing_is_made_twice(self, values: ValueStore, unused: SecretRef) -> None:
+        """Whoever comes second is told so, and nothing changes."""
+        values.create(unused, rotation_id("a"), Sensitive(f"{CANARY}first"))
+
+        assert not values.create(unused, rotation_id("b"), Sensitive(f"{CANARY}second"))
+
+        found = values.find(unused)
+        assert found is not None
+        assert found.current == rotation_id("a")
+
+    def test_what_is_put_is_current(self, values: ValueStore, unused: SecretRef) -> None:
+        """What was before is still read by its id."""
+        values.create(unused, rotation_id("a"), Sensitive(f"{CANARY}first"))
+
+        assert values.put(unused, rotation_id("b"), Sensitive(f"{CANARY}second"))
+
+        found = values.find(unused)
+        assert found is not None
+        assert found.current == rotation_id("b")
+        assert values.read(unused, rotation_id("a")) == Sensitive(f"{CANARY}first")
+        assert values.read(unused, rotation_id("b")) == Sensitive(f"{CANARY}second")
+
+    def test_a_version_is_put_once(self, values: ValueStore, unused: SecretRef) -> None:
+        """The same request again changes nothing, whatever it would have stored."""
+        values.create(unused, rotation_id("a"), Sensitive(f"{CANARY}first"))
+        values.put(unused, rotation_id("b"), Sensitive(f"{CANARY}second"))
+
+        assert not values.put(unused, rotation_id("b"), Sensitive(f"{CANARY}third"))
+
+        assert values.read(unused, rotation_id("b")) == Sensitive(f"{CANARY}second")
+
+    def test_an_id_that_made_nothing_has_no_value(
+        self, values: ValueStore, unused: SecretRef
+    ) -> None:
+        """It is not another's."""
+        values.create(unused, rotation_id("a"), Sensitive(f"{CANARY}first"))
+
+        assert values.read(unused, rotation_id("b")) is None
+
+    def test_what_does_not_fit_is_not_made(self, values: ValueStore, unused: SecretRef) -> None:
+        """Nothing was written."""
+        with pytest.raises(Misconfigured):
+            values.create(unused, rotation_id("a"), Sensitive("x" * 65_537))
+
+        assert values.find(unused) is None
 
 
 class NotifierContract:
