@@ -79,6 +79,11 @@ class Deployed:
         answer = self._client.post(f"/{topic}", json=body, headers={**sent, **(headers or {})})
         return int(answer.status_code)
 
+    def post(self, body: Any, **headers: str) -> tuple[int, Any]:
+        """Call an HTTP function."""
+        answer = self._client.post("/", json=body, headers=headers)
+        return int(answer.status_code), answer.get_json()
+
 
 class Room:
     """A secret with a login at a real database, and what its topic was told."""

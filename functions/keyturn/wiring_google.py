@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from keyturn.boundary import FollowUpEvent
+from keyturn.boundary import FollowUpEvent, GenerationEvent
 from keyturn.document import MembersOf, Whole
 from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
 from keyturn.google import api, callers, events
@@ -25,11 +25,13 @@ from keyturn.stores.secret_manager import SecretManager, connect
 from keyturn.stores.secret_manager_wire import location_of
 from keyturn.wiring import (
     Followed,
+    Generation,
     Rotated,
     Settings,
     Site,
     SystemClock,
     follow,
+    generation_of,
     matches,
     notifiers_of,
     pause_within,
@@ -40,6 +42,7 @@ from keyturn.wiring import (
 
 if TYPE_CHECKING:
     from keyturn.rotation import Rotation
+    from keyturn.stores.secret_manager_values import SecretManagerValues
     from keyturn.watchdog import Watched
 
 VARIABLES = frozenset(
@@ -51,6 +54,7 @@ VARIABLES = frozenset(
         "KEYTURN_FOLLOW_UP_TOPIC",
         "KEYTURN_GOOGLE_ENDPOINT",
         "KEYTURN_KEY_HOLDERS",
+        "KEYTURN_KMS_KEY",
         "KEYTURN_ONE_WORKER",
         "KEYTURN_PLAINTEXT_HOSTS",
         "KEYTURN_PLAN",
@@ -340,6 +344,23 @@ class Function:
         if event.ref is not None:
             self._require_ours(self._cloud.ref(event.ref))
         return follow(event, self._site)
+
+    def generation(self, event: GenerationEvent) -> Generation:
+        """Build what *event* asks for. See `wiring.generation`."""
+        event = replace(event, ref=self._cloud.ref(event.ref))
+        self._require_ours(event.ref)
+
+        def values() -> SecretManagerValues:
+            from keyturn.stores.secret_manager_values import SecretManagerValues
+
+            return SecretManagerValues(
+                self._cloud.secret_manager(event.ref),
+                clock=SystemClock(),
+                pause=pause_within(self._surroundings),
+                kms_key=self._deployment.settings.kms_key,
+            )
+
+        return generation_of(event, self._site, values)
 
     def _require_ours(self, ref: SecretRef) -> None:
         if not ref.startswith(f"projects/{self._deployment.project}/"):

@@ -334,7 +334,7 @@ def test_an_address_of_no_kind_is_refused(room: Room, monkeypatch: pytest.Monkey
     with pytest.raises(Misconfigured) as refusal:
         room.ask({"sweep": True})
 
-    assert "eventbridge, log, sns" in refusal.value.remedy
+    assert "eventbridge, log, pubsub, sns" in refusal.value.remedy
 
 
 def test_a_second_look_needs_a_queue(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_what_is_deployed_is_what_runs_on_google(deployed: Path) -> None:
     assert not {"testing", "local", "cli"} & {path.name for path in (source / "keyturn").iterdir()}
 
 
-@pytest.mark.parametrize("name", ["rotate", "follow_up"])
+@pytest.mark.parametrize("name", ["rotate", "follow_up", "generate"])
 def test_every_entry_point_is_there(deployed: Path, name: str) -> None:
     code = f"import main; assert callable(main.{name})"
     python = deployed / "venv" / "bin" / "python"

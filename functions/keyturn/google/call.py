@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from keyturn import boundary
-from keyturn.errors import KeyturnError, Misconfigured, Retryable
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Retryable
 from keyturn.google.callers import UnknownCaller
 from keyturn.google.events import TooEarly
 from keyturn.google.telemetry import StructuredLog
@@ -23,7 +23,7 @@ from keyturn.model import Outcome
 
 T = TypeVar("T")
 
-OK, FORBIDDEN, TOO_EARLY, UNFORESEEN, COME_AGAIN = 200, 403, 425, 500, 503
+OK, BAD_REQUEST, FORBIDDEN, TOO_EARLY, UNFORESEEN, COME_AGAIN = 200, 400, 403, 425, 500, 503
 
 MARGIN_S = 5.0
 """Left of the function's time, in seconds, when ours is up: the platform's clock began earlier."""
@@ -113,3 +113,11 @@ def status_of(error: KeyturnError) -> int:
         case boundary.UnexpectedError() | Misdeployed():
             return UNFORESEEN
     return OK
+
+
+def refusal_of(error: KeyturnError) -> int:
+    """Return the HTTP status for somebody who waits for an answer."""
+    status = status_of(error)
+    if status != OK:
+        return status
+    return FORBIDDEN if isinstance(error, Denied) else BAD_REQUEST
