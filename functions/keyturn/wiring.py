@@ -463,14 +463,25 @@ def _watch(name: str, site: Site, told: Iterable[Notifier], followed: Followed) 
     """Tell what its store would leave unsaid of a secret."""
     from keyturn.watchdog import alerts
 
-    ref = site.cloud.ref(name)
     try:
+        ref = site.cloud.ref(name)
         seen = site.cloud.watched(ref)
-        for alert in () if seen is None else alerts(ref, seen, SystemClock().now()):
-            for notifier in told:
-                notifier.send(alert)
     except KeyturnError as error:
         followed.errors.append(error)
+        return
+    for alert in () if seen is None else alerts(ref, seen, SystemClock().now()):
+        followed.errors += tell(alert, told)
+
+
+def tell(alert: Alert, told: Iterable[Notifier]) -> list[KeyturnError]:
+    """Send *alert* to everybody, whoever of them cannot be reached; return what failed."""
+    failures = []
+    for notifier in told:
+        try:
+            notifier.send(alert)
+        except KeyturnError as error:
+            failures.append(error)
+    return failures
 
 
 def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str]) -> Report:
@@ -656,11 +667,7 @@ def _pass_on(event: FollowUpEvent, told: Iterable[Notifier], followed: Followed)
         at,
         int(at.timestamp()),
     )
-    for notifier in told:
-        try:
-            notifier.send(alert)
-        except KeyturnError as error:
-            followed.errors.append(error)
+    followed.errors += tell(alert, told)
 
 
 def _ask_again(queue: str | None, message: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from keyturn.boundary import FollowUpEvent, GenerationEvent
 from keyturn.document import MembersOf, Whole
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Unsupported
+from keyturn.errors import Denied, KeyturnError, Misconfigured, Retryable, Unsupported
 from keyturn.google import api, callers, events
 from keyturn.google.call import Call, Misdeployed
 from keyturn.google.events import Message, RotationNotice
@@ -38,6 +38,7 @@ from keyturn.wiring import (
     plan_for,
     read_plan,
     rotation_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class Google:
         if topic is None or not _TOPIC.fullmatch(topic):
             raise Misconfigured(
                 "there is no topic for the second look, without which nothing is retired",
-                remedy="Set KEYTURN_FOLLOW_UP_TOPIC to projects/P/topics/T, as the module does.",
+                remedy="Set KEYTURN_FOLLOW_UP_TOPIC to projects/P/topics/T.",
             )
         message = events.second_look(name, sighting, SystemClock().now() + LOOKS_APART)
         pubsub = self.client("pubsub.googleapis.com", None)
@@ -319,7 +320,8 @@ class Function:
         """Alert of a rotation that is not tried again. The same message makes the same alert.
 
         Raises:
-            KeyturnError: Somebody could not be told.
+            Retryable: Somebody could not be told: the message comes again.
+            Misdeployed: Somebody never can be told as it is; it waits until that is mended.
         """
         alert = Alert(
             Happening.FAILED,
@@ -332,8 +334,14 @@ class Function:
             int(notice.at.timestamp()),
         )
         addresses = (*_planned_alerts(self._site), *self._deployment.settings.alerts)
-        for notifier in notifiers_of(addresses, self._cloud):
-            notifier.send(alert)
+        try:
+            failures = tell(alert, notifiers_of(addresses, self._cloud))
+        except KeyturnError as unknown:
+            failures = [unknown]
+        for failure in failures:
+            if isinstance(failure, Retryable):
+                raise failure
+            raise Misdeployed(str(failure), remedy=failure.remedy)
 
     def follow_up(self, event: FollowUpEvent) -> Followed:
         """Look at what *event* names. See `wiring.follow_up`.

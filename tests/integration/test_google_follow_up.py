@@ -377,3 +377,18 @@ def _pushed(message: dict[str, Any]) -> dict[str, Any]:
     body = pushed(message["attributes"], None, "5001")
     body["message"]["data"] = message["data"]
     return body
+
+
+def test_a_plan_with_a_name_of_aws_costs_that_secret_alone(
+    site: Site, follow_up: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = site.plan_file.read_text()
+    more = "  prod/orders/db:\n    strategy: dual-password\n    retire: {when: verified}\n"
+    site.plan_file.write_text(plan + more)
+
+    assert follow_up.push(own("KEYTURN_SWEEP", {}), topic=OWN_TOPIC) == 200
+
+    told = lines(capsys)
+    [measured] = [each for each in told if each["message"] == "measured"]
+    assert (measured["SecretsFollowed"], measured["LooksFailed"]) == (1, 1)
+    assert "prod/orders/db" in told[-1]["reason"]

@@ -159,6 +159,28 @@ def test_a_signature_that_nobody_has_removed_is_checked(
         assert rotate.push(room.tick(), authorization=forged) == 403
 
     assert room.versions == 1
+    assert asked == ["/oauth2/v1/certs"]
+
+
+def test_for_a_stranger_nobody_is_asked(
+    room: Room, rotate: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever finds the function has it fetch keys as often as they like."""
+    from keyturn.testing import google_rest
+
+    asked = []
+
+    def keys(request: google_rest.Asked) -> dict[str, str]:
+        asked.append(request.path)
+        return {}
+
+    stranger = bearer("thief@example.iam.gserviceaccount.com")
+    forged = stranger.replace("SIGNATURE_REMOVED_BY_GOOGLE", "c2lnbmVk")
+    with google_rest.served(keys) as endpoint:
+        monkeypatch.setenv("KEYTURN_GOOGLE_ENDPOINT", endpoint)
+        assert rotate.push(room.tick(), authorization=forged) == 403
+
+    assert asked == []
 
 
 @pytest.mark.parametrize("topic", [f"{PARENT}/topics/anybodys", ""])
@@ -314,6 +336,33 @@ def test_what_no_redelivery_mends_is_acknowledged_and_told(
     assert "abacus" in failed["stack_trace"]
     assert alert["happening"] == "failed"
     assert alert["secret"] == room.ref
+
+
+@pytest.mark.parametrize(
+    "address", ["sns:arn:aws:sns:eu-west-1:111122223333:a", "pubsub:topic", "mail:me"]
+)
+def test_while_somebody_cannot_be_told_the_message_comes_again(
+    room: Room,
+    rotate: Deployed,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+) -> None:
+    """What is acknowledged and told to nobody is lost."""
+    monkeypatch.setenv("KEYTURN_ALERTS", address)
+    room.put("Canary7-first-Password1", engine="abacus")
+
+    assert rotate.push(room.tick()) == 500
+
+
+def test_what_a_person_publishes_is_asked_for_when_it_is_published(
+    room: Room, rotate: Deployed
+) -> None:
+    """As docs/google.md does it: without data, without a time."""
+    asked = pushed({"eventType": "SECRET_ROTATE", "secretId": room.ref}, None, "7001")
+
+    assert rotate.push(asked) == 200
+
+    assert room.versions == 2
 
 
 def test_a_function_that_is_deployed_wrongly_keeps_its_messages(

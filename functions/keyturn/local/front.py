@@ -92,9 +92,8 @@ class Front:
             self._server.shutdown()
             self._server.server_close()
 
-    def checked(self, headers: Mapping[str, str], host: str) -> str | int:
+    def checked(self, shown: str, host: str) -> str | int:
         """Return what the function is handed as `Authorization`, or the status of a refusal."""
-        shown = headers.get("Authorization", "")
         if not shown and self.adds:
             shown = f"Bearer {token(self.adds, f'http://{host}')}"
         head, _, signature = shown.removeprefix("Bearer ").rpartition(".")
@@ -114,7 +113,7 @@ def _door(front: Front) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             host = self.headers.get("Host", "")
-            found = front.checked(self.headers, host)  # type: ignore[arg-type]  # it has `get`
+            found = front.checked(self.headers.get("Authorization", ""), host)
             if isinstance(found, int):
                 front.turned_away.append(int(found))
                 self._say(int(found), b"")

@@ -102,10 +102,13 @@ class Wire:
         """
         parent, _, secret_id = name.rpartition("/secrets/")
         request = {"parent": parent, "secret_id": secret_id, "secret": secret}
-        pauses = {"RESOURCE_EXHAUSTED": PAUSES_S["RESOURCE_EXHAUSTED"]}
-        exists = {"ALREADY_EXISTS": None}
         made = self._ask(
-            "CreateSecret", name, self._client.create_secret, request, exists, pauses=pauses
+            "CreateSecret",
+            name,
+            self._client.create_secret,
+            request,
+            {"ALREADY_EXISTS": None},
+            pauses={"RESOURCE_EXHAUSTED": PAUSES_S["RESOURCE_EXHAUSTED"]},
         )
         return made is not None
 
