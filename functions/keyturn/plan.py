@@ -62,7 +62,7 @@ class SecretPlan:
         owner: The role whose privileges both logins act with; None is the first of them.
         admin: The name or ARN of the secret with the admin's login, if there is one.
         password: Which passwords may be made. Checked.
-        authority: The ARN of what sets the password in place of a login, if something does.
+        authority: The name of what sets the password in place of a login, if something does.
         generate: What is generated, where the value is nobody's login.
         failed_logins: How many logins of the secret's own user may fail in a rotation.
         deliver: Where copies of it go.
@@ -154,17 +154,21 @@ _FailedLogins = Annotated[
 _ARN = r"arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]+:[0-9]{12}:[a-z-]+:[A-Za-z0-9._-]+"
 """Of a thing with a region and an account. Which kinds there are, each authority knows."""
 
+_INSTANCE = r"projects/[a-z0-9.:-]+/instances/[a-z0-9-]+"
+"""Of Cloud SQL. What a project's id may be, it knows."""
+
 
 class SingleUserShape(_SecretShape, frozen=True, kw_only=True, tag=Strategy.SINGLE_USER.value):
-    """One login changes its own password, or an authority does it: RDS, for its master user."""
+    """One login changes its own password, or an authority does it: RDS, or Cloud SQL."""
 
     authority: (
         Annotated[
             str,
             msgspec.Meta(
-                description="The ARN of the instance or cluster whose master user this is. Its"
+                description="The ARN of the instance or cluster whose master user this is, or the"
+                " instance of Cloud SQL whose user it is, `projects/PROJECT/instances/NAME`. Its"
                 " service sets the password, whether or not the present one works.",
-                extra_json_schema={"pattern": f"^{_ARN}$"},
+                extra_json_schema={"pattern": f"^({_ARN}|{_INSTANCE})$"},
             ),
         ]
         | msgspec.UnsetType
@@ -364,7 +368,8 @@ _FIXES: Mapping[str, str] = {
     "owner": "Name the role that both users act as, such as `owner: orders`.",
     "admin": "Name another secret, the one with the admin's login, such as `admin: orders-admin`.",
     "authority": "Write the ARN of the instance or cluster that has the login, such as"
-    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`.",
+    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`; in Cloud SQL,"
+    " `authority: projects/shop-42/instances/orders`.",
     "password": "Write a mapping, such as `password: {length: 40}`.",
     "failed_logins": f"Write a whole number, {MIN_FAILED_LOGINS} or more, and fewer than lock the"
     " account, such as `failed_logins: 2`.",
@@ -467,11 +472,18 @@ def _require_logins(plan: SecretPlan, name: str, place: Place) -> None:
         raise refusal(place.at("admin"), "is the secret itself", _FIXES["admin"])
     if plan.users and plan.admin is None:
         raise refusal(place, "has no `admin`, who sets the users", _FIXES["admin"])
-    if plan.authority is not None and not re.fullmatch(_ARN, plan.authority):
-        raise refusal(place.at("authority"), "is no such ARN", _FIXES["authority"])
+    if plan.authority is not None:
+        _require_authority(plan.authority, place.at("authority"))
     if plan.owner and plan.users is None:
         raise refusal(place, "has an `owner` and no `users`", _FIXES["users"])
     _require_limit(plan, place.at("failed_logins"))
+
+
+def _require_authority(name: str, place: Place) -> None:
+    is_of_google = name.startswith("projects/")
+    if not re.fullmatch(_INSTANCE if is_of_google else _ARN, name):
+        fact = "is no such instance" if is_of_google else "is no such ARN"
+        raise refusal(place, fact, _FIXES["authority"])
 
 
 def _require_limit(plan: SecretPlan, place: Place) -> None:

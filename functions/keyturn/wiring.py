@@ -1156,10 +1156,19 @@ def target_modules() -> list[EngineModule | WholeModule | IssuerModule]:
 
 
 def _authority(secret: Rotated, store: Store, site: Site) -> Authority:
-    """Build what the plan names. It must live where the secret does."""
-    arn = (secret.plan.authority if secret.plan is not None else None) or ""
-    _, _, service, region, *_ = arn.split(":")
+    """Build what the plan names. On AWS it must live where the secret does."""
+    name = (secret.plan.authority if secret.plan is not None else None) or ""
     ref = store.full_name(secret.ref)
+    if _is_arn(name) is not _is_arn(ref):
+        raise Misconfigured(
+            f"{ref} and its `authority` are in different clouds",
+            remedy="Name an instance or a cluster of the secret's own cloud.",
+        )
+    return _authority_on_aws(name, ref, site) if _is_arn(name) else _authority_on_google(name, site)
+
+
+def _authority_on_aws(arn: str, ref: SecretRef, site: Site) -> Authority:
+    _, _, service, region, *_ = arn.split(":")
     if _home(arn) != _home(ref):
         raise Misconfigured(
             f"{ref} and its `authority` are in different regions or accounts",
@@ -1176,6 +1185,18 @@ def _authority(secret: Rotated, store: Store, site: Site) -> Authority:
     )
 
 
+def _authority_on_google(name: str, site: Site) -> Authority:
+    """Its project may be another: IAM says whether this function may set passwords there."""
+    for module in _authority_modules():
+        if isinstance(module, _NamedModule) and module.NAMES.fullmatch(name):
+            client = site.cloud.client(module.SERVICE, None)
+            return module.authority(client, name, site.surroundings)
+    raise Unsupported(
+        f"there is no authority for {name[:200]!a}",
+        remedy="Name an instance of Cloud SQL as the plan's `authority`.",
+    )
+
+
 def _home(arn: str) -> tuple[str, str, str]:
     _, partition, _, region, account, *_ = arn.split(":")
     return partition, region, account
@@ -1184,7 +1205,14 @@ def _home(arn: str) -> tuple[str, str, str]:
 class _AuthorityModule(Protocol):
     SERVICE: str
 
-    def authority(self, client: Any, arn: str, surroundings: Surroundings) -> Authority: ...
+    def authority(self, client: Any, name: str, surroundings: Surroundings) -> Authority: ...
+
+
+@runtime_checkable
+class _NamedModule(_AuthorityModule, Protocol):
+    """One of Google's: nothing in a name there tells the service."""
+
+    NAMES: re.Pattern[str]
 
 
 def _authority_modules() -> list[_AuthorityModule]:

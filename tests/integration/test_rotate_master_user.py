@@ -151,8 +151,9 @@ def test_a_password_that_nobody_knows_is_rotated_back(room: Room, postgres: Post
             Unsupported,
             "no authority for the service 's3'",
         ),
+        ({"authority": "projects/shop-42/instances/orders"}, Misconfigured, "different clouds"),
     ],
-    ids=["a long password", "another region", "another account", "another service"],
+    ids=["a long password", "another region", "another account", "another service", "of Google"],
 )
 def test_what_cannot_be_set_is_refused_before_anything_is_staged(
     room: Room, keys: dict[str, object], kind: type[KeyturnError], message: str

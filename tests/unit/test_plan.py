@@ -58,6 +58,8 @@ secrets:
 
 
 CLUSTER = "arn:aws:rds:eu-west-1:111122223333:cluster:reports"
+INSTANCE = "projects/shop-42/instances/reports"
+DOMAIN = "projects/example.com:shop-42/instances/reports"
 
 
 def read(text: str) -> plan.Plan:
@@ -140,10 +142,11 @@ class TestAPlan:
         assert secret.strategy is Strategy.GENERATE
         assert secret.generate == Hmac()
 
-    def test_may_name_an_authority_for_a_single_user(self) -> None:
-        secret = read(SINGLE + f"    authority: {CLUSTER}\n").secrets["prod/reports/db"]
+    @pytest.mark.parametrize("name", [CLUSTER, INSTANCE, DOMAIN])
+    def test_may_name_an_authority_for_a_single_user(self, name: str) -> None:
+        secret = read(SINGLE + f"    authority: {name}\n").secrets["prod/reports/db"]
 
-        assert secret.authority == CLUSTER
+        assert secret.authority == name
 
     def test_may_limit_how_many_logins_fail(self) -> None:
         secret = read(SINGLE + "    failed_logins: 2\n").secrets["prod/reports/db"]
@@ -250,7 +253,8 @@ ASK_STRATEGY = (
 )
 ASK_AUTHORITY = (
     "Write the ARN of the instance or cluster that has the login, such as"
-    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`."
+    " `authority: arn:aws:rds:eu-west-1:111122223333:cluster:orders`; in Cloud SQL,"
+    " `authority: projects/shop-42/instances/orders`."
 )
 ASK_LIMIT = (
     "Write a whole number, 2 or more, and fewer than lock the account, such as `failed_logins: 2`."
@@ -594,6 +598,9 @@ BAD_PAIRS = [
             ("a list", f"[{CLUSTER}]", "is a list, not text"),
             ("of no account", "arn:aws:s3:::hunter2", "is no such ARN"),
             ("followed by more", f'"{CLUSTER}\\n"', "is no such ARN"),
+            ("no instance", "projects/shop-42/databases/orders", "is no such instance"),
+            ("an instance and more", f'"{INSTANCE}/hunter2"', "is no such instance"),
+            ("another project's by dots", "projects/../instances/x/../o", "is no such instance"),
         ]
     ),
     (
@@ -1138,7 +1145,7 @@ class TestARefusal:
                 "users": st.lists(st.text(max_size=3) | st.none(), max_size=3),
                 "owner": st.text(max_size=3) | st.integers(),
                 "admin": st.text(max_size=3),
-                "authority": st.text(max_size=3) | st.just(CLUSTER),
+                "authority": st.text(max_size=3) | st.sampled_from([CLUSTER, INSTANCE]),
                 "generate": st.fixed_dictionaries(
                     {"kind": st.sampled_from([*kinds.KINDS, "other"])},
                     optional={key: SCALARS for key in kinds.FIXES if key != "kind"},

@@ -6,6 +6,7 @@ import datetime as dt
 import ipaddress
 import os
 import pwd
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +42,24 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, host: str, *, until: dt.datetime = NOW + DAY) -> Issued:
-        """Issue a certificate for one host name or address."""
+    def issue(
+        self, host: str, *, until: dt.datetime = NOW + DAY, names: Sequence[str] | None = None
+    ) -> Issued:
+        """Issue a certificate.
+
+        Args:
+            host: Its common name.
+            until: When it expires.
+            names: The host names and addresses that it is for; None is *host* alone.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-        certificate = (
-            _builder(subject, self._name, key, until)
-            .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        builder = _builder(subject, self._name, key, until)
+        if alternatives := [_alternative(name) for name in ([host] if names is None else names)]:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(alternatives), critical=False
+            )
+        certificate = builder.sign(self._key, hashes.SHA256())
         stem = f"{host}-{until:%Y%m%d}"
         issued = Issued(self._folder / f"{stem}.crt", self._folder / f"{stem}.key")
         issued.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
