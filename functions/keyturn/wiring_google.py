@@ -21,6 +21,7 @@ from keyturn.google import api, callers, events
 from keyturn.google.call import Call, Misdeployed
 from keyturn.google.events import Message, RotationNotice
 from keyturn.model import Alert, Credential, Happening, SecretRef, Sighting, Surroundings
+from keyturn.stores import secret_manager_wire
 from keyturn.stores.secret_manager import SecretManager, connect
 from keyturn.stores.secret_manager_wire import location_of
 from keyturn.wiring import (
@@ -188,6 +189,7 @@ class Google:
             clock=SystemClock(),
             pause=pause_within(self._surroundings),
             members_of=members_of,
+            timeout_s=secret_manager_wire.CALL_TIMEOUT_S,
         )
 
     def read(self, ref: SecretRef, members_of: MembersOf | Whole) -> Credential:

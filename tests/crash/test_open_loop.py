@@ -6,6 +6,7 @@ import pytest
 
 from conftest import need
 from keyturn.testing.bench import Bench, Laboratory
+from keyturn.testing.bench_aws import AwsVault
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.open_loop import load
 
@@ -16,7 +17,7 @@ ROTATIONS = 5
 @pytest.mark.parametrize("laboratory", LABORATORIES, ids=lambda laboratory: laboratory.NAME)
 def test_no_login_is_refused_where_two_passwords_work(laboratory: type[Laboratory]) -> None:
     need(present=laboratory.is_available(), what=laboratory.SERVER, install=laboratory.INSTALL)
-    with laboratory() as opened, Bench(opened) as bench:
+    with laboratory() as opened, Bench(opened, AwsVault()) as bench:
         seen = load(bench, rotations=ROTATIONS, report=lambda: None)
 
     assert (seen.rotations, seen.failed) == (ROTATIONS, [])

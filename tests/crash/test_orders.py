@@ -20,9 +20,9 @@ from keyturn.ports import Target
 from keyturn.rotation import Rotation
 from keyturn.stores.secrets_manager import SecretsManager
 from keyturn.strategies import AlternatingUsers, SingleUser, pair_by_suffix
-from keyturn.testing.bench import Secret, Vault
+from keyturn.testing.bench import Secret
+from keyturn.testing.bench_aws import AwsVault
 from keyturn.testing.fakes import Account, FakeClock, MemoryDatabase, World
-from keyturn.testing.strict_secrets_manager import CURRENT, StrictSecretsManager
 
 FIRST, ADMIN = "Canary7-first", "Canary7-admin"
 WRITES = {"PutSecretValue", "UpdateSecretVersionStage"}
@@ -33,9 +33,9 @@ _numbers = itertools.count(1)
 class Desk:
     """The strict store, and as many secrets in it as are asked for."""
 
-    def __init__(self, service: StrictSecretsManager) -> None:
-        self.service = service
-        self.vault = Vault(service)
+    def __init__(self, vault: AwsVault) -> None:
+        self.service = service = vault.store
+        self.vault = vault
         self.store = SecretsManager(
             boto3.client(
                 "secretsmanager",
@@ -93,8 +93,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[Desk]:
-    with StrictSecretsManager() as service:
-        yield Desk(service)
+    with AwsVault() as vault:
+        yield Desk(vault)
 
 
 @pytest.fixture(params=["single", "alternating"])
@@ -114,7 +114,7 @@ def test_all_256_orders_of_four_steps_end_in_a_valid_state(desk: Desk, strategy:
                 rotation.perform(step)
             assert any(map(scene.accepts, scene.secret.kept())), order
             assert scene.accepts(scene.secret.current()) or strategy == "single", order
-        is_finished = scene.secret.holder(CURRENT) == rotation.rotation_id
+        is_finished = scene.secret.is_current(rotation.rotation_id)
         assert is_finished is _holds_in_order(order, Step.CREATE, Step.SET, Step.FINISH), order
         assert scene.accepts(scene.secret.current()) or not is_finished, order
 

@@ -13,6 +13,7 @@ import pytest
 from canary import check
 from conftest import need
 from keyturn.testing.bench import Bench, Laboratory, Limits
+from keyturn.testing.bench_aws import AwsVault
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.sweep import (
     NEW_ID_ONLY,
@@ -38,7 +39,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     laboratory: type[Laboratory] = request.param
     need(present=laboratory.is_available(), what=laboratory.SERVER, install=laboratory.INSTALL)
     with laboratory() as opened:
-        with Bench(opened) as bench:
+        with Bench(opened, AwsVault()) as bench:
             yield bench
         check(opened.log_text(), "the server's log")
 

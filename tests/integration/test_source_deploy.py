@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from google_functions import TOPIC, Room, bearer, environment
+from keyturn.local.daemon import free_port
 from keyturn.local.postgres import Postgres
 from keyturn.local.secret_manager import LocalSecretManager
 
@@ -66,9 +67,7 @@ def _clean() -> dict[str, str]:
 @contextmanager
 def served(deployed: Path, target: str, settings: dict[str, str]) -> Iterator[int]:
     """Run one function as the platform does, and yield its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [deployed / "venv" / "bin" / "functions-framework", "--target", target]
     with subprocess.Popen(
         [*map(str, command), "--host", "127.0.0.1", "--port", str(port)],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from keyturn.errors import Misconfigured, Unreachable
@@ -116,7 +118,7 @@ class Daemon:
 
     def take_port(self) -> int:
         """Return the port to serve at: the same one at every start."""
-        self._port = self._port or self._wanted_port or _free_port()
+        self._port = self._port or self._wanted_port or free_port()
         return self._port
 
     def serve(self, command: Sequence[str | Path], is_ready: Callable[[], bool]) -> None:
@@ -180,10 +182,17 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no output"])[-1]
 
 
-def _free_port() -> int:
-    # Between this and the server's own bind another process could take the port; the kernel
-    # hands ports out far apart, so in practice none does.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Return a port that nobody listens at, and that no client is given for an outgoing call.
+
+    Between this and the server's own bind another process could take it; but not by chance.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+_PORTS = range(10_000, 32_768)
+"""Below those that Linux hands out to clients (ip_local_port_range), above well-known services."""

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from keyturn.errors import Unsupported
+from keyturn.local.daemon import free_port
 from keyturn.testing.google_rest import Asked, refusal
 
 START_S = 30.0
@@ -60,9 +61,7 @@ class Emulator:
         self._port = 0
 
     def __enter__(self) -> Self:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = int(free.getsockname()[1])
+        self._port = free_port()
         folder = self._undo.enter_context(tempfile.TemporaryDirectory())
         command = ["java", "-jar", str(self._jar), "--host=127.0.0.1", f"--port={self._port}"]
         process = subprocess.Popen(

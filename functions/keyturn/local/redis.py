@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Self, TypedDict
 
 from keyturn.errors import Misconfigured, Unreachable
+from keyturn.local.daemon import free_port
 from keyturn.local.watchdog import Watchdog
 
 START_TIMEOUT_S = 20.0
@@ -168,7 +169,7 @@ class Redis:
             Unreachable: It does not get ready in time.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="keyturn-redis-"))
-        self._port = self._wanted_port or _free_port()
+        self._port = self._wanted_port or free_port()
         try:
             self._prepare()
             self._serve()
@@ -283,15 +284,6 @@ class Redis:
 
 
 _EMPTY = '""'
-
-
-def _free_port() -> int:
-    # Between this and the server's own bind another process could take the port; the kernel
-    # hands ports out far apart, so in practice none does.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _last_line(text: str) -> str:

@@ -6,6 +6,7 @@
         google.listen(print)                         # what goes to the secrets' topics
         google.tick()                                # send SECRET_ROTATE for whatever is due
         google.read("projects/shop/secrets/db/versions/latest")      # past the wire
+    google.operate("AddSecretVersion", parent=.., payload=..)    # the same: what somebody does
         google.calls                                 # the methods that were called; no payloads
 
 What goes wrong:
@@ -104,7 +105,6 @@ class LocalSecretManager:
         self.address = ""
         self._lock = threading.RLock()
         self._held: list[Callable[[], object]] = []
-        self._stopped = threading.Event()
         self._server: Any = None
         self._channels: list[Any] = []
 
@@ -125,7 +125,6 @@ class LocalSecretManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stopped.set()
         for channel in self._channels:
             channel.close()
         self._server.stop(None).wait()
@@ -154,6 +153,16 @@ class LocalSecretManager:
         """
         with self._lock:
             return self.vault.read(name).decode()
+
+    def operate(self, method: str, **asked: object) -> Any:
+        """Do what somebody else does, past the wire, delays and faults. Nobody counts it.
+
+        Raises:
+            RefusedError: It may not be.
+        """
+        name, kind = METHODS[method]
+        with self._lock:
+            return getattr(self.vault, name)(kind(asked))
 
     @contextmanager
     def outage(self) -> Iterator[None]:
@@ -195,14 +204,17 @@ class LocalSecretManager:
         effect = getattr(self.vault, name)
 
         def handle(request: Any, context: Any) -> Any:
+            hung_up = threading.Event()
+            if not context.add_callback(hung_up.set):
+                hung_up.set()
             try:
-                return self._serve(method, lambda: effect(request))
+                return self._serve(method, lambda: effect(request), hung_up)
             except RefusedError as refusal:
                 context.abort(grpc.StatusCode[refusal.code], refusal.text)
 
         return grpc.unary_unary_rpc_method_handler(handle, kind.deserialize, _serialized)
 
-    def _serve(self, method: str, effect: Callable[[], Any]) -> bytes:
+    def _serve(self, method: str, effect: Callable[[], Any], hung_up: threading.Event) -> bytes:
         with self._lock:
             self.calls.append(method)
             number = len(self.calls)
@@ -210,7 +222,7 @@ class LocalSecretManager:
         if verdict is Verdict.HOLD:
             self._held.append(effect)
         if verdict is Verdict.SWALLOW:
-            self._stopped.wait(HANG_S)
+            hung_up.wait(HANG_S)
         if verdict is not Verdict.PASS:
             raise _LOST
         with self._lock:

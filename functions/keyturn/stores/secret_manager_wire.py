@@ -240,10 +240,10 @@ class Wire:
         request: Mapping[str, object],
         answers: Mapping[str, Any] | None = None,
         *,
-        pauses: Mapping[str, Sequence[float]] = PAUSES_S,
+        pauses: Mapping[str, Sequence[float]] | None = None,
     ) -> Any:
         """Make one call, as patiently as its code deserves."""
-        left = {code: iter(waits) for code, waits in pauses.items()}
+        left = {code: iter(waits) for code, waits in (pauses or PAUSES_S).items()}
 
         def call() -> Any:
             return method(request=request, retry=None, timeout=self._timeout_s)

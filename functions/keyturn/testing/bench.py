@@ -1,10 +1,10 @@
-"""Where the crash sweep works: a store, a server, a proxy before each, and killable workers.
+"""Where the crash sweep works: a store, a server, what counts the calls of each, killable workers.
 
-    worker --> proxy --> `StrictSecretsManager`     (in this process; its state is read directly)
+    worker --> a `Vault`            `bench_aws`, `bench_google`: in this process, its state is read
            --> proxy --> the laboratory's server
 
-What runs in a worker is what is deployed. It talks to either through the proxy, where each exchange
-is counted and may be broken. The test reads the store's raw state, and the server past the proxy.
+What runs in a worker is what is deployed. Each of its exchanges with either is counted, and may be
+broken. The test reads the store's raw state, and the server past the proxy.
 """
 
 from __future__ import annotations
@@ -25,15 +25,6 @@ from typing import ClassVar, Protocol, Self
 
 from keyturn import wiring
 from keyturn.testing.faults import Interrupt, Moment, Proxy, Verdict, let_pass
-from keyturn.testing.strict_secrets_manager import (
-    CURRENT,
-    PENDING,
-    REGION,
-    StoredVersion,
-    StrictSecretsManager,
-)
-
-FUNCTION_ARN = f"arn:aws:lambda:{REGION}:123456789012:function:keyturn-proof"
 
 
 class Line(Enum):
@@ -41,6 +32,10 @@ class Line(Enum):
 
     STORE = "the store"
     SERVER = "the server"
+
+
+Event = dict[str, str]
+"""What a function is called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,114 +140,109 @@ class Laboratory(Protocol):
         ...
 
 
-class Vault:
-    """The store, as the operator and the scheduler have it. Nothing here is a call of the API."""
+class Secret(Protocol):
+    """One secret. Reading it is no call, and neither is what its service or an operator does."""
 
-    def __init__(self, store: StrictSecretsManager) -> None:
-        self._store = store
-        self._kept: list[str] = []
-
-    def keep(self, document: str) -> Secret:
-        """Make a secret with a first value."""
-        made = self._store.operate(
-            "CreateSecret",
-            Name=f"proof/{os.urandom(6).hex()}",
-            SecretString=document,
-            ClientRequestToken=_unused_token(),
-        )
-        self._kept.append(made["ARN"])
-        return Secret(self._store, made["ARN"])
-
-    def clear(self) -> None:
-        """Delete what was kept, so that a long sweep stays as fast as it began."""
-        while self._kept:
-            ref = self._kept.pop()
-            self._store.operate("DeleteSecret", SecretId=ref, ForceDeleteWithoutRecovery=True)
-
-    def throttle(self) -> None:
-        """Refuse the next call."""
-        self._store.throttle(1)
-
-    def be_stale(self) -> None:
-        """Let reads see the state before the last change, until `mend`."""
-        self._store.stale_reads(sys.maxsize)
-
-    def mend(self) -> None:
-        """Be as ever again."""
-        self._store.mend()
-
-
-class Secret:
-    """One secret. Reading it is no call, and neither is what the service or an operator does."""
-
-    def __init__(self, store: StrictSecretsManager, ref: str) -> None:
-        self._store = store
-        self.ref = ref
+    @property
+    def ref(self) -> str:
+        """Its full name."""
+        ...
 
     def begin(self, token: str) -> None:
-        """Label a new, empty version pending, as the service does before it calls a function.
+        """Do what the platform does before it calls a function with a rotation id.
 
         A rotation that is begun already is gone through again, with what it has left; another
         one under way is abandoned.
         """
-        if token in {version.version_id for version in self._versions()}:
-            return
-        if self.holder(PENDING) != self.holder(CURRENT):
-            self.abandon()
-        self._store.operate(
-            "RotateSecret",
-            SecretId=self.ref,
-            ClientRequestToken=token,
-            RotationLambdaARN=FUNCTION_ARN,
-        )
+        ...
+
+    def steps(self, token: str) -> Iterable[tuple[str, Event]]:
+        """Return what the platform calls the function with, in order; each step has a name."""
+        ...
 
     def abandon(self) -> None:
-        """Cancel the rotation and take its label off, as API_CancelRotateSecret tells one to."""
-        pending = self.holder(PENDING)
-        if pending:
-            self._store.operate("CancelRotateSecret", SecretId=self.ref)
-            self._store.operate(
-                "UpdateSecretVersionStage",
-                SecretId=self.ref,
-                VersionStage=PENDING,
-                RemoveFromVersionId=pending,
-            )
+        """Cancel the rotation that is under way, as its service's documentation tells one to."""
+        ...
 
     def write(self, value: str) -> None:
-        """Put a value by hand: it becomes current, and a rotation under way is abandoned."""
-        self._store.operate(
-            "PutSecretValue",
-            SecretId=self.ref,
-            SecretString=value,
-            ClientRequestToken=_unused_token(),
-        )
+        """Store a value by hand: it becomes current, and a rotation under way is abandoned."""
+        ...
 
-    def holder(self, label: str) -> str:
-        """Return the id of the version with *label*, or ""."""
-        return self._store.labels(self.ref).get(label, "")
+    def is_current(self, token: str) -> bool:
+        """Tell whether readers get what that rotation has made."""
+        ...
+
+    def pending(self) -> str:
+        """Return the token of the rotation that is under way, or ""."""
+        ...
 
     def current(self) -> str:
         """Return what readers get."""
-        return next(_text(v) for v in self._versions() if CURRENT in v.labels)
+        ...
+
+    def served(self) -> Iterable[str]:
+        """Return what readers may get, by any name that they may read a version by."""
+        ...
 
     def kept(self) -> Iterable[str]:
         """Return every value there is."""
-        return [_text(version) for version in self._versions() if version.value is not None]
-
-    def _versions(self) -> list[StoredVersion]:
-        return self._store.versions(self.ref)
+        ...
 
 
-def _text(version: StoredVersion) -> str:
-    assert version.value is not None
-    return version.value.reveal()
+class Vault(Protocol):
+    """A store, as the operator and the scheduler have it, and the line to it.
+
+    It starts and ends with the `with` block. Nothing here but what comes by the line is a call.
+
+    Attributes:
+        FUNCTION: What the workers are told to be; see `keyturn.testing.worker`.
+    """
+
+    FUNCTION: ClassVar[str]
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def environment(self) -> Mapping[str, str]:
+        """Return where the store is, and what a function is deployed with."""
+        ...
+
+    def keep(self, document: str) -> Secret:
+        """Make a secret with a first value."""
+        ...
+
+    def clear(self) -> None:
+        """Delete what was kept, so that a long sweep stays as fast as it began."""
+        ...
+
+    def throttle(self) -> None:
+        """Refuse the next call."""
+        ...
+
+    def be_stale(self) -> None:
+        """Let reads see the state before the last change, until `mend`."""
+        ...
+
+    def mend(self) -> None:
+        """Be as ever again."""
+        ...
+
+    def arm(self, interrupt: Interrupt) -> None:
+        """Ask *interrupt* at each moment of each call."""
+        ...
+
+    def release(self) -> None:
+        """Let what was held reach the store."""
+        ...
 
 
-def _unused_token() -> str:
-    return os.urandom(18).hex()
-
-
-Perform = Callable[[dict[str, str]], str]
+Perform = Callable[[Event], str]
 """Performs the step of an event: "ok", the error, or how the process ended instead."""
 
 _OVER = {"ended", "killed"}
@@ -265,23 +255,15 @@ _OF_A_STRANGER = ("AWS_", "KEYTURN_", "PG")
 class Worker:
     """The process that performs steps; see `keyturn.testing.worker`."""
 
-    def __init__(
-        self, store: StrictSecretsManager, store_port: int, deployed: Mapping[str, str]
-    ) -> None:
-        settings = store.settings()
+    def __init__(self, function: str, deployed: Mapping[str, str]) -> None:
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(_OF_A_STRANGER)},
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store_port}",
-            "AWS_DEFAULT_REGION": settings["region_name"],
-            "AWS_ACCESS_KEY_ID": settings["aws_access_key_id"],
-            "AWS_SECRET_ACCESS_KEY": settings["aws_secret_access_key"],
-            "AWS_EC2_METADATA_DISABLED": "true",
             "KEYTURN_SECRETS": "*",
             "KEYTURN_ADMIN_SECRETS": "*",
             **deployed,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "keyturn.testing.worker", FUNCTION_ARN],
+            [sys.executable, "-m", "keyturn.testing.worker", function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -300,7 +282,7 @@ class Worker:
         self._pid = int(self._line())
         said = ""
 
-        def perform(event: dict[str, str]) -> str:
+        def perform(event: Event) -> str:
             nonlocal said
             self._tell("step", event)
             said = self._line()
@@ -337,14 +319,18 @@ class Worker:
 class Bench:
     """Everything that the scenarios of one laboratory need.
 
+    Args:
+        laboratory: The target, started.
+        vault: The store, started here.
+
     Attributes:
-        vault: The store.
         workers: Two, for a rotation that overtakes another.
         points: Where each exchange went, since the last `arm`.
     """
 
-    def __init__(self, laboratory: Laboratory) -> None:
+    def __init__(self, laboratory: Laboratory, vault: Vault) -> None:
         self.laboratory = laboratory
+        self.vault = vault
         self.interrupt: Interrupt = let_pass
         self.points: list[Line] = []
         self._numbers = itertools.count(1)
@@ -352,12 +338,10 @@ class Bench:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        store = self._stack.enter_context(StrictSecretsManager())
-        self.vault = Vault(store)
-        self._store = self._stack.enter_context(Proxy(store.port))
+        self._stack.enter_context(self.vault)
         self._server = self._stack.enter_context(Proxy(self.laboratory.server_port))
-        deployed = self.laboratory.environment
-        self.workers = [Worker(store, self._store.port, deployed) for _ in range(2)]
+        deployed = {**self.vault.environment(), **self.laboratory.environment}
+        self.workers = [Worker(self.vault.FUNCTION, deployed) for _ in range(2)]
         for worker in self.workers:
             self._stack.callback(worker.stop)
         for worker in self.workers:
@@ -377,7 +361,7 @@ class Bench:
         if interrupt is self.interrupt:
             return  # a second rotation under the same eyes
         self.points, self.interrupt = [], interrupt
-        self._store.reset(self._asking(Line.STORE, interrupt))
+        self.vault.arm(self._asking(Line.STORE, interrupt))
         self._server.reset(self._asking(Line.SERVER, interrupt))
 
     def _asking(self, line: Line, interrupt: Interrupt) -> Interrupt:
@@ -392,7 +376,7 @@ class Bench:
 
     def release(self) -> None:
         """Let what was held reach the servers."""
-        self._store.release()
+        self.vault.release()
         self._server.release()
 
     def furnish(self) -> tuple[Subject, Secret]:

@@ -20,7 +20,6 @@ from statistics import quantiles
 
 from keyturn.testing.bench import AS_DEPLOYED, Bench, Laboratory, Secret
 from keyturn.testing.faults import let_pass
-from keyturn.testing.strict_secrets_manager import CURRENT, STEPS
 
 RATE_PER_S = 200
 """Logins."""
@@ -92,11 +91,11 @@ def _rotate(bench: Bench, secret: Secret) -> str:
     secret.begin(token)
     bench.arm(let_pass)
     with bench.workers[0].rotation(AS_DEPLOYED) as perform:
-        for step in STEPS:
-            said = perform({"Step": step, "SecretId": secret.ref, "ClientRequestToken": token})
+        for step, event in secret.steps(token):
+            said = perform(event)
             if said != "ok":
                 return f"{step}: {said}"
-    return "ok" if secret.holder(CURRENT) == token else "current is another version"
+    return "ok" if secret.is_current(token) else "current is another version"
 
 
 @contextmanager

@@ -5,8 +5,8 @@
 The explorer drives two workers in memory, through every interleaving within its bounds, and where
 keys are minted one after the other, through every placement of two faults.
 The crash sweep plays every scenario of every laboratory, shared out to as many processes as there
-are processors, each with a store and a server of its own. Exit code 1 if anything was found, or a
-server is missing.
+are processors, each with a store and a server of its own; `google` does so on the other store.
+Exit code 1 if anything was found, or a server is missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from keyturn.testing import followed, google_sweep, pickup
-from keyturn.testing.bench import Bench, Laboratory
+from keyturn.testing.bench import Bench, Laboratory, Vault
+from keyturn.testing.bench_aws import AwsVault
+from keyturn.testing.bench_google import GoogleVault
 from keyturn.testing.explorer import (
     CONFIGURATIONS,
     FAULTS,
@@ -47,14 +49,15 @@ from keyturn.testing.open_loop import RATE_PER_S, Load, load
 from keyturn.testing.scene import Configuration
 from keyturn.testing.sweep import Fault, Findings, Run, Scenario, points, scenarios
 
-KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign")
+KINDS = ("lock_outs", "stuck", "reader_failures", "orphans", "foreign", "untested")
 
 
 @dataclass
 class Tally:
-    """What the sweep of one laboratory came to."""
+    """What the sweep of one laboratory came to, on one store."""
 
     laboratory: type[Laboratory]
+    vault: Callable[[], Vault]
     points: tuple[int, ...]
     scenarios: tuple[Scenario, ...]
     played: int = 0
@@ -62,12 +65,12 @@ class Tally:
     examples: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, laboratory: type[Laboratory], every: int) -> Tally:
+    def of(cls, laboratory: type[Laboratory], vault: Callable[[], Vault], every: int) -> Tally:
         """Count the points, and choose every so-manieth scenario."""
-        with laboratory() as opened, Bench(opened) as bench:
+        with laboratory() as opened, Bench(opened, vault()) as bench:
             lines = points(bench)
         chosen = tuple(scenarios(lines))[::every]
-        return cls(laboratory, tuple(map(len, lines.values())), chosen)
+        return cls(laboratory, vault, tuple(map(len, lines.values())), chosen)
 
     def add(self, scenario: Scenario, findings: Findings) -> None:
         """Count one scenario."""
@@ -82,19 +85,21 @@ class Tally:
         return self.played == len(self.scenarios) and not self.examples
 
 
-Share = tuple[type[Laboratory], tuple[Scenario, ...]]
+Share = tuple[type[Laboratory], Callable[[], Vault], tuple[Scenario, ...]]
 """One process's part of a laboratory's scenarios."""
 Played = tuple[str, Scenario, Findings]
 """The laboratory's name, what was played, and what was found."""
 
 
-def sweep(options: argparse.Namespace, console: Console) -> bool:
+def sweep(
+    options: argparse.Namespace, console: Console, vault: Callable[[], Vault] = AwsVault
+) -> bool:
     """Play the scenarios of all laboratories; print the table; tell whether it is clean."""
     chosen = [each for each in LABORATORIES if options.laboratory.lower() in each.NAME.lower()]
     if problems := missing(chosen) or ([] if chosen else ["no laboratory has that name"]):
         console.print("\n".join(problems), style="red", markup=False)
         return False
-    tallies = {each.NAME: Tally.of(each, options.every) for each in chosen}
+    tallies = {each.NAME: Tally.of(each, vault, options.every) for each in chosen}
     total = sum(len(tally.scenarios) for tally in tallies.values())
     try:
         with _progress(console, "crash sweep", total) as advance:
@@ -119,7 +124,10 @@ def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
     processes = [
         context.Process(
             target=_work,
-            args=[[(each.laboratory, each.scenarios[job::jobs]) for each in tallies], played],
+            args=[
+                [(each.laboratory, each.vault, each.scenarios[job::jobs]) for each in tallies],
+                played,
+            ],
             daemon=True,  # ends with us if we end in good order
         )
         for job in range(jobs)
@@ -140,8 +148,8 @@ def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
 def _work(shares: list[Share], played: Queue[Played | None]) -> None:
     _watch_our_parent()
     try:
-        for laboratory, chosen in shares:
-            with laboratory() as opened, Bench(opened) as bench:
+        for laboratory, vault, chosen in shares:
+            with laboratory() as opened, Bench(opened, vault()) as bench:
                 for scenario in chosen:
                     played.put((laboratory.NAME, scenario, Run(bench).play(scenario)))
     finally:
@@ -234,7 +242,7 @@ def load_test(options: argparse.Namespace, console: Console) -> bool:
     seen: dict[type[Laboratory], Load] = {}
     with _progress(console, "open-loop client", len(chosen) * ROTATIONS) as advance:
         for each in chosen:
-            with each() as opened, Bench(opened) as bench:
+            with each() as opened, Bench(opened, AwsVault()) as bench:
                 seen[each] = load(bench, rotations=ROTATIONS, report=advance)
     table = Table(title=f"{RATE_PER_S} logins a second, answered or not, under rotations")
     for column in ("target, strategy", "rotations", "logins", "a second", "refused", "99 % in ms"):
@@ -336,7 +344,12 @@ PICKUPS = 1000
 
 
 def google(options: argparse.Namespace, console: Console) -> bool:
-    """Break a rotation on the Google-shaped store at every call; print the table."""
+    """Break a rotation on the Google-shaped store at every call, in memory and in laboratories."""
+    # Both, whatever the first one finds.
+    return all([_google_in_memory(options, console), sweep(options, console, GoogleVault)])
+
+
+def _google_in_memory(options: argparse.Namespace, console: Console) -> bool:
     title, tally = "rotation on Secret Manager, every call broken", google_sweep.Tally()
     with google_sweep.Sweep() as sweep:
         chosen = list(sweep.scenarios())[:: options.every]

@@ -10,6 +10,7 @@ is broken. At every moment of every exchange a reader logs in with what the stor
     lock-out   no version the store keeps, and no admin, reaches the target
     stuck      one more run without faults does not end with its own version current and accepted
     reader     current was refused; with one slot, outside the time between set and finish
+    untested   a reader could get a value that had never logged in, by any name of a version
     orphan     a login or a version is left that no slot accounts for
     foreign    something changed that the rotation did not make
 """
@@ -18,16 +19,18 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from keyturn.testing.bench import AS_DEPLOYED, HURRIED, ONE_TRY, Bench, Limits, Line, Perform
 from keyturn.testing.faults import Interrupt, Moment, Verdict
-from keyturn.testing.strict_secrets_manager import CURRENT, PENDING, STEPS
 
 STALL_S = 4.0
 """How long a stalled worker is waited for, at the most: less than its own time-outs."""
+LOOKS = 40
+"""As often one looks meanwhile whether a rotation that was not stalled has ended."""
 
 
 class Fault(Enum):
@@ -91,12 +94,14 @@ class Findings:
     reader_failures: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
     healed: list[str] = field(default_factory=list)
     """Not wrong: a late effect broke current, and the next run mended it."""
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
-        return any([self.lock_outs, self.stuck, self.reader_failures, self.orphans, self.foreign])
+        wrong = [self.lock_outs, self.stuck, self.reader_failures, self.orphans, self.foreign]
+        return any([*wrong, self.untested])
 
 
 class Run:
@@ -119,6 +124,8 @@ class Run:
         self._step = ""
         self._when = ""
         self._has_faults = self._woke_early = False
+        self._tested: set[str] = set()
+        self._looking = threading.Lock()
         self._others = bench.laboratory.others(self.subject)
         self._rights = bench.laboratory.rights(self.secret.current())
 
@@ -185,7 +192,8 @@ class Run:
                 self._woke_early = not wake.wait(STALL_S)
             return Verdict.PASS
 
-        late = threading.Thread(target=self._rotate, args=[self._bench.token(), interrupt])
+        first = self._bench.token()
+        late = threading.Thread(target=self._rotate, args=[first, interrupt])
         late.start()
         stalled.wait(STALL_S)
         self._worker, self._limits = self._bench.workers[1], ONE_TRY
@@ -193,12 +201,23 @@ class Run:
         said = self._rotate(token, self._bench.interrupt)
         wake.set()
         late.join()
-        stood = said == "ok" and self.secret.holder(CURRENT) == token
+        stood = said == "ok" and self.secret.is_current(token)
         if not stood and not self._woke_early:
             self.findings.stuck.append(f"the other rotation: {said}")
         self._look_for_damage(scenario)
         self._run_once_more()
         return self.findings
+
+    def _is_current_of(self, token: str, beside: str) -> bool:
+        """Tell whether current is the one's; or the other's, if nothing has stalled it.
+
+        A goodbye waits for no answer. Then both run at once, and one of them is promoted last.
+        """
+        for _ in range(LOOKS):
+            if self.secret.is_current(token) or self.secret.is_current(beside):
+                return True
+            time.sleep(STALL_S / LOOKS)
+        return False
 
     def _run_once_more(self) -> None:
         self._has_faults, self._when = True, "once more"
@@ -235,9 +254,10 @@ class Run:
         return Verdict.PASS
 
     def _look_after(self, number: int, moment: Moment) -> None:
-        # Between an answer and the next request nothing can change.
+        # Between an answer and the next request nothing can change. A goodbye goes on beside it.
         if moment is Moment.AFTER:
-            self._look(f"after {number}")
+            with self._looking:
+                self._look(f"after {number}")
 
     def _rotate(self, token: str, interrupt: Interrupt) -> str:
         """Run the steps as the service does: from the first, up to one that fails."""
@@ -250,35 +270,37 @@ class Run:
 
     def _failures(self, token: str, perform: Perform) -> Iterator[str]:
         """Yield what a step failed with; the service performs no further one."""
-        for step in STEPS:
+        for step, event in self.secret.steps(token):
             self._step = step
-            said = perform({"Step": step, "SecretId": self.secret.ref, "ClientRequestToken": token})
+            said = perform(event)
             self._bench.vault.mend()
             if said != "ok":
                 yield f"{step}: {said}"
 
     def _look(self, moment: str) -> None:
         """Be a reader of current; where current is refused, look whether anything is accepted."""
+        where = f"{self._when} {self._step} {moment}"
+        kept, served = set(self.secret.kept()), set(self.secret.served())
+        self._tested |= {each for each in kept - self._tested if self._laboratory.accepts(each)}
+        if not served <= self._tested:
+            self.findings.untested.append(where)
         if self._laboratory.accepts(self.secret.current()):
             return
-        where = f"{self._when} {self._step} {moment}"
         # With one slot, from the act in set to the end of the rotation's recovery.
-        may_fail = self._laboratory.SLOTS == 1 and (
-            self._has_faults or self._step in {"setSecret", "testSecret", "finishSecret"}
-        )
-        if not may_fail:
+        is_set = any(map(self._laboratory.accepts, kept - served))
+        if not (self._laboratory.SLOTS == 1 and (self._has_faults or is_set)):
             self.findings.reader_failures.append(where)
-        if not any(map(self._laboratory.accepts, self.secret.kept())):
+        if not any(map(self._laboratory.accepts, kept)):
             self.findings.lock_outs.append(where)
 
     def _look_at_the_end(self, token: str, said: str) -> None:
         if said != "ok":
             self.findings.stuck.append(said)
-        if self.secret.holder(CURRENT) != token:
+        if not self.secret.is_current(token):
             self.findings.stuck.append("current is another version")
         if not self._laboratory.accepts(self.secret.current()):
             self.findings.stuck.append("current is refused")
-        if self.secret.holder(PENDING) not in {"", token}:
+        if self.secret.pending() not in {"", token}:
             self.findings.orphans.append("a pending version is left")
         if self._laboratory.others(self.subject) != self._others:
             self.findings.foreign.append("the server holds something else than before")
