@@ -2,17 +2,20 @@
 
     scenario  =  strategy x lateness of reads x call x fault x what happens meanwhile
 
-The real rotation and the real store run against the local Secret Manager over real gRPC, and an
-in-memory database. An event is delivered until it is acknowledged: by success, or because the store
-says that its rotation is over. A clean rotation comes first; then one is broken, at one call; then
-the same event comes again, or twice at once, or newer rotations come and go. After every call:
+The real rotation and the real store run against the local Secret Manager over real gRPC, and
+`google_subjects`: an in-memory database, an issuer of keys, or nothing. An event is delivered until
+it is acknowledged: by success, or because the store says that its rotation is over. A clean
+rotation comes first; then one is broken, at one call; then the same event comes again, or twice at
+once, or newer rotations come and go. After every call:
 
     untested    a reader of `latest`, of any number or of an alias gets a value that never logged in
-    refused     what `latest` or the alias says is refused; with one slot, while nobody rotates
+    refused     what `latest` or the alias says is refused; with one slot, while nobody rotates;
+                or a value has nothing of the one before, which its verifiers need
     unreadable  there is nothing to be read there
     unended     an event is not acknowledged after many deliveries
     unhealed    after one more rotation: something pends, or `latest` is not current, or is refused
     repeated    an event that comes once more changes something
+    orphaned    a key is left that neither current nor what was before has
 
 One excuse, as in `keyturn.testing.scene`: a change of the database, or the addition of a version,
 that was under way while a newer rotation came and went. Neither can be fenced off here. Readers may
@@ -37,24 +40,30 @@ from typing import Any, Self
 from keyturn.errors import KeyturnError, Unreachable
 from keyturn.local.secret_manager import LocalSecretManager, let_pass
 from keyturn.local.secret_manager_rules import RefusedError
-from keyturn.model import Credential, RotationId, SecretRef, Sensitive
+from keyturn.minted import Place
+from keyturn.model import RotationId, SecretRef
 from keyturn.rotation import STALE_AFTER, Rotation
 from keyturn.stores.secret_manager import SecretManager
-from keyturn.testing.fakes import Account, Crash, FakeClock, MemoryDatabase, Postponed, World
+from keyturn.testing.fakes import Crash, FakeClock, Postponed, World
 from keyturn.testing.faults import Moment, Verdict
-from keyturn.testing.scene import ACTS, STRATEGIES
+from keyturn.testing.google_subjects import SUBJECTS, unanswered
+from keyturn.testing.scene import ACTS, KEYS
 
-PROMISES = ("untested", "refused", "unreadable", "unended", "unhealed", "repeated")
+PROMISES = ("untested", "refused", "unreadable", "unended", "unhealed", "repeated", "orphaned")
 PARENT = "projects/123456789"
-STRATEGY_NAMES = ("single", "dual", "alternating")
+STRATEGY_NAMES = tuple(SUBJECTS)
 LAGS = (0, 3)
 DELIVERIES = 60
 """After so many, an event does not end."""
-BETWEEN = timedelta(seconds=30)
-"""Between two deliveries."""
+BETWEEN, LONGEST_BETWEEN = timedelta(seconds=30), timedelta(minutes=10)
+"""Between two deliveries: each pause is twice the one before, as a push subscription's are."""
 ADD = "add_secret_version"
-WRITES = {ADD, "update_secret", "destroy_secret_version", "database.set"}
+WRITES = {ADD, "update_secret", "destroy_secret_version", *ACTS, *KEYS}
 """Calls with an effect."""
+
+
+ACTED_ON = ("database.", "authority.", "issuer.")
+"""What the names of calls to a subject begin with."""
 
 
 class Fault(StrEnum):
@@ -101,19 +110,6 @@ class Scenario:
         )
 
 
-class _Database(MemoryDatabase):
-    """Notes what has logged in."""
-
-    noted: Callable[[Credential], None]
-
-    def would_accept(self, credential: Credential) -> bool:
-        """See `MemoryDatabase.would_accept`."""
-        accepted = super().would_accept(credential)
-        if accepted:
-            self.noted(credential)
-        return accepted
-
-
 class Scene:
     """One secret, its companion, its database, and whoever reads it.
 
@@ -143,36 +139,27 @@ class Scene:
         self._google = google
         self._clock = clock
         self._make = make
-        self._strategy = STRATEGIES[strategy]
         self._client = google.client()
         self._numbers = itertools.count(1)
         self._acted = False
-        self._tested = {_document("app", "app")}
+        self._latest: list[str] = []
+        self.world = World(clock)
+        self.world.before = lambda _, name: self.begin(name)
+        self.world.after = lambda _, name: self.end(name)
+        self._subject = SUBJECTS[strategy](self.world)
         self.ref = SecretRef(f"{PARENT}/secrets/s{number}")
         for name in (f"s{number}", f"s{number}-pending"):
             replicated: dict[str, Any] = {"replication": {"automatic": {}}}
             self._client.create_secret(parent=PARENT, secret_id=name, secret=replicated)
-        first = _document("app", "app").encode()
+        first = self._subject.first.encode()
         self._client.add_secret_version(parent=self.ref, payload={"data": first})
-        self.world = World(clock)
-        names = ("app", "admin", "human", "app_clone2")
-        self._database = _Database(self.world, {name: Account(name) for name in names})
-        self._database.noted = self._note
-        self.world.before = lambda _, name: self.begin(name)
-        self.world.after = lambda _, name: self.end(name)
 
     # ------------------------------------------------------------------------ events
 
     def deliver(self, rotation_id: RotationId) -> bool:
         """Deliver an event once, to a worker that knows nothing; tell whether it acknowledges."""
-        store = self._make(
-            _Client(self._client, self), clock=self._clock, pause=self._pause, has_aliases=True
-        )
-        numbers = iter(range(1, 100))
-        worker = next(self._numbers)
-        target = self._strategy.target(
-            self._database, lambda: Sensitive(f"{rotation_id}-{worker}-{next(numbers)}")
-        )
+        store = self._store(_Client(self._client, self))
+        target = self._subject.target(Place(store, self.ref, rotation_id), next(self._numbers))
         try:
             if not store.is_over(self.ref, rotation_id):
                 Rotation(
@@ -189,11 +176,13 @@ class Scene:
 
     def finish(self, rotation_id: RotationId) -> None:
         """Deliver an event until it is acknowledged."""
+        pause = BETWEEN
         for _ in range(DELIVERIES):
             if self.deliver(rotation_id):
                 self.finished.append(rotation_id)
                 return
-            self._clock.advance(BETWEEN)
+            self._clock.advance(pause)
+            pause = min(2 * pause, LONGEST_BETWEEN)
         self.violations.add("unended")
 
     def be_newer(self, rotation_id: RotationId) -> None:
@@ -209,12 +198,21 @@ class Scene:
 
     def look_again(self) -> None:
         """Do as the sweep of a follow-up does: see what stands. Then `latest` is current."""
-        store = self._make(self._client, clock=self._clock, pause=self._pause, has_aliases=True)
+        store = self._store(self._client)
         for _ in range(DELIVERIES):
             with suppress(KeyturnError):
                 store.standing(self.ref)
                 store.current(self.ref)
                 return
+
+    def _store(self, client: Any) -> SecretManager:
+        return self._make(
+            client,
+            clock=self._clock,
+            pause=self._pause,
+            members_of=self._subject.members_of,
+            has_aliases=True,
+        )
 
     # ------------------------------------------------------------------------ calls
 
@@ -222,6 +220,7 @@ class Scene:
         """Be told of a call that is about to be made."""
         self.calls.append(name)
         self.before(len(self.calls), name)
+        unanswered(self._subject, name)
 
     def end(self, name: str) -> None:
         """Be told of a call that has been answered."""
@@ -239,7 +238,7 @@ class Scene:
     def look(self) -> None:
         """Be every reader there is."""
         values = {payload.decode() for payload in self._held().payloads.values()}
-        if not values <= self._tested:
+        if not all(map(self._subject.is_tested, values)):
             self.violations.add("untested")
         for which in ("latest", "current"):
             self._look_at(which)
@@ -252,8 +251,12 @@ class Scene:
         if name != rotation_id or "keyturn-pending" in record:
             self.violations.add("unhealed")
         self.check_latest()
-        if not self._accepts(current):
+        if not self._subject.accepts(current):
             self.violations.add("unhealed")
+        before = record.get("keyturn-previous", "").partition(":")[0]
+        slots = {self._google.read(f"{self.ref}/versions/{each}") for each in (number, before)}
+        if self._subject.leftovers(slots):
+            self.violations.add("orphaned")
 
     def check_latest(self) -> None:
         """Look whether readers of `latest` get what is current."""
@@ -265,9 +268,8 @@ class Scene:
 
     def state(self) -> object:
         """Return all that a repeated event must not change."""
-        accounts = {n: (a.password, a.second) for n, a in self._database.accounts.items()}
         companion = self._google.vault.look(f"{self.ref}-pending")
-        return len(self._held().versions), len(companion.versions), accounts
+        return len(self._held().versions), len(companion.versions), self._subject.state()
 
     def _look_at(self, which: str) -> None:
         try:
@@ -276,20 +278,13 @@ class Scene:
             if which == "latest" or self._held().secret.version_aliases:
                 self.violations.add("unreadable")
             return
-        is_allowed = self._strategy.slots == 1 and self._acted
-        if not is_allowed and not self.was_overtaken and not self._accepts(text):
+        is_served = self._subject.accepts(text)
+        if which == "latest" and [text] != self._latest[-1:]:
+            is_served = is_served and self._subject.follows(text, [text, *self._latest][-1])
+            self._latest.append(text)
+        is_allowed = self._subject.slots == 1 and self._acted
+        if not is_allowed and not self.was_overtaken and not is_served:
             self.violations.add("refused")
-
-    def _accepts(self, text: str) -> bool:
-        user, _, secret = text.partition('", "password": "')
-        is_down, self._database.is_down = self._database.is_down, False
-        credential = Credential(user.rpartition('"')[2], Sensitive(secret.removesuffix('"}')))
-        accepted = MemoryDatabase.would_accept(self._database, credential)
-        self._database.is_down = is_down
-        return accepted
-
-    def _note(self, credential: Credential) -> None:
-        self._tested.add(_document(credential.principal, credential.secret.reveal()))
 
     def _held(self) -> Any:
         return self._google.vault.look(self.ref)
@@ -301,7 +296,7 @@ class Scene:
     def be_gone(self) -> None:
         """Answer nothing any more, until `mend`."""
         self._google.interrupt = lambda *_: Verdict.CUT
-        self._database.is_down = True
+        self._subject.is_gone = True
 
     def break_next(self, verdict: Verdict, moment: Moment, *, is_last: bool) -> None:
         """Break the next call to Google at the wire, and all after it if *is_last*."""
@@ -320,7 +315,7 @@ class Scene:
     def mend(self) -> None:
         """Answer again."""
         self._google.interrupt = let_pass
-        self._database.is_down = False
+        self._subject.is_gone = False
 
     def land(self) -> None:
         """Let come what was held; a change of the database is part of a rotation under way."""
@@ -364,10 +359,6 @@ class _Client:
             return answer
 
         return call
-
-
-def _document(user: str, secret: str) -> str:
-    return f'{{"username": "{user}", "password": "{secret}"}}'
 
 
 def _carry_on(number: int, name: str) -> None:
@@ -431,6 +422,7 @@ class Sweep:
         number = next(self._numbers)
         scene = Scene(self._google, strategy, number, self._clock, make=self._make)
         scene.finish(RotationId("e0"))
+        self._clock.advance(STALE_AFTER + BETWEEN)
         return scene
 
     def calls_of(self, strategy: str) -> list[str]:
@@ -456,8 +448,12 @@ class Sweep:
             return hashlib.sha256(f"{seed}{scenario}".encode()).digest()
 
         every = sorted(self.scenarios(), key=drawn)
+        # By turns through the strategies and the reads' lateness, so that none is left out.
+        turns = itertools.cycle(itertools.product(STRATEGY_NAMES, LAGS))
         return [
-            each for fault in Fault for each in [s for s in every if s.fault is fault][:of_each]
+            next(s for s in every if s.fault is fault and (s.strategy, s.lag) == turn)
+            for fault in Fault
+            for turn in itertools.islice(turns, of_each)
         ]
 
     def play(self, scenario: Scenario) -> Scene:
@@ -541,12 +537,12 @@ class _Break:
                 self._scene.under_way = ""
             case Fault.CRASH_BEFORE:
                 raise Crash
-            case fault if name.startswith(("database.", "authority.")):
-                self._before_database(fault, name)
+            case fault if name.startswith(ACTED_ON):
+                self._before_subject(fault, name)
             case fault:
                 self._before_google(fault)
 
-    def _before_database(self, fault: Fault, name: str) -> None:
+    def _before_subject(self, fault: Fault, name: str) -> None:
         if fault in {Fault.GONE, Fault.LATE}:
             self._scene.be_gone()
         if fault is Fault.LATE and self._scenario.strategy == "single" and name in WRITES:
@@ -569,10 +565,10 @@ class _Break:
     def _after(self, number: int, name: str) -> None:
         if number != self._at:
             return
-        fault, is_database = self._scenario.fault, name.startswith(("database.", "authority."))
+        fault, is_subject = self._scenario.fault, name.startswith(ACTED_ON)
         if fault is Fault.CRASH_AFTER:
             raise Crash
-        if is_database and fault in {Fault.LOST_REPLY, Fault.LOST_THEN_GONE}:
+        if is_subject and fault in {Fault.LOST_REPLY, Fault.LOST_THEN_GONE}:
             if fault is Fault.LOST_THEN_GONE:
                 self._scene.be_gone()
             raise Unreachable("no answer", remedy="")
