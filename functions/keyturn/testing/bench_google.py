@@ -22,19 +22,23 @@ LAG = 3
 
 
 class GoogleVault:
-    """The local Secret Manager. Its calls are counted at its own side of the wire."""
+    """The local Secret Manager. Its calls are counted at its own side of the wire.
+
+    Attributes:
+        google: The service itself.
+    """
 
     FUNCTION: ClassVar[str] = "google"
 
     def __init__(self) -> None:
-        self._google = LocalSecretManager()
-        self._google.vault.quota = None  # Else a sweep would mostly wait.
+        self.google = LocalSecretManager()
+        self.google.vault.quota = None  # Else a sweep would mostly wait.
         self._numbers = itertools.count(1)
         self._kept: list[str] = []
         self._is_throttled = False
 
     def __enter__(self) -> Self:
-        self._google.__enter__()
+        self.google.__enter__()
         return self
 
     def __exit__(
@@ -43,31 +47,31 @@ class GoogleVault:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._google.__exit__(kind, error, trace)
+        self.google.__exit__(kind, error, trace)
 
     def environment(self) -> Mapping[str, str]:
         """See `Vault.environment`."""
-        return {"KEYTURN_PROJECT": PROJECT, "KEYTURN_SECRET_MANAGER": self._google.address}
+        return {"KEYTURN_PROJECT": PROJECT, "KEYTURN_SECRET_MANAGER": self.google.address}
 
     def keep(self, document: str) -> GoogleSecret:
         """See `Vault.keep`. It has a companion."""
         name = f"proof-{next(self._numbers)}"
         for each in (name, f"{name}-pending"):
-            self._google.operate(
+            self.google.operate(
                 "CreateSecret",
                 parent=PARENT,
                 secret_id=each,
                 secret={"replication": {"automatic": {}}},
             )
             self._kept.append(f"{PARENT}/secrets/{each}")
-        made = GoogleSecret(self._google, f"{PARENT}/secrets/{name}")
+        made = GoogleSecret(self.google, f"{PARENT}/secrets/{name}")
         made.write(document)
         return made
 
     def clear(self) -> None:
         """See `Vault.clear`."""
         while self._kept:
-            self._google.operate("DeleteSecret", name=self._kept.pop())
+            self.google.operate("DeleteSecret", name=self._kept.pop())
 
     def throttle(self) -> None:
         """See `Vault.throttle`. It is the call that is being made."""
@@ -75,12 +79,12 @@ class GoogleVault:
 
     def be_stale(self) -> None:
         """See `Vault.be_stale`."""
-        self._google.vault.be_late(LAG, str(next(self._numbers)))
+        self.google.vault.be_late(LAG, str(next(self._numbers)))
 
     def mend(self) -> None:
         """See `Vault.mend`."""
         self._is_throttled = False
-        self._google.vault.be_late(0)
+        self.google.vault.be_late(0)
 
     def arm(self, interrupt: Interrupt) -> None:
         """See `Vault.arm`."""
@@ -93,13 +97,13 @@ class GoogleVault:
                 raise RefusedError("RESOURCE_EXHAUSTED", "Quota exceeded for this secret.")
             return verdict
 
-        self._google.interrupt = at
+        self.google.interrupt = at
 
     def release(self) -> None:
         """See `Vault.release`."""
-        self._google.interrupt, before = let_pass, self._google.interrupt
-        self._google.release()
-        self._google.interrupt = before
+        self.google.interrupt, before = let_pass, self.google.interrupt
+        self.google.release()
+        self.google.interrupt = before
 
 
 class GoogleSecret:

@@ -30,7 +30,7 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keyturn.testing import followed, google_sweep, pickup
+from keyturn.testing import followed, google_sweep, pickup, traces
 from keyturn.testing.bench import Bench, Laboratory, Vault
 from keyturn.testing.bench_aws import AwsVault
 from keyturn.testing.bench_google import GoogleVault
@@ -344,9 +344,31 @@ PICKUPS = 1000
 
 
 def google(options: argparse.Namespace, console: Console) -> bool:
-    """Break a rotation on the Google-shaped store at every call, in memory and in laboratories."""
-    # Both, whatever the first one finds.
-    return all([_google_in_memory(options, console), sweep(options, console, GoogleVault)])
+    """Compare both stores; break a rotation on Google's at every call, in memory and on servers."""
+    # All, whatever the first one finds.
+    return all(
+        [
+            _side_by_side(options, console),
+            _google_in_memory(options, console),
+            sweep(options, console, GoogleVault),
+        ]
+    )
+
+
+def _side_by_side(options: argparse.Namespace, console: Console) -> bool:
+    """Make the same calls on both stores; print in what they differed."""
+    compared = traces.Compared()
+    chosen = list(traces.generated("proof", TRACES))[:: options.every]
+    with traces.Pairing() as pairing, _progress(console, "both stores", len(chosen)) as advance:
+        for strategy, trace in chosen:
+            pairing.compare(strategy, trace, compared)
+            advance()
+    console.print(traces.table(compared), markup=False, highlight=False)
+    return not compared.unknown
+
+
+TRACES = 3_000
+"""Generated ones."""
 
 
 def _google_in_memory(options: argparse.Namespace, console: Console) -> bool:
