@@ -515,6 +515,15 @@ def _is_overtaken(pair: Pair) -> bool:
     return pair.move.name == "promote" and ended == ("ok", "Busy") and not _is_empty(pair)
 
 
+def _is_done(pair: Pair) -> bool:
+    """AWS refuses, and Google has nothing to do: it was promoted, and something else came since."""
+    ended = (pair.aws.ended, pair.google.ended)
+    promoting = {"promote", Step.FINISH.value}
+    before = any(m.name in promoting and m.who == pair.move.who for m in pair.trace[:-1])
+    is_same = pair.aws.slots == pair.google.slots
+    return pair.move.name == "promote" and ended == ("Busy", "ok") and is_same and before
+
+
 LATE, FIRST_HAND = "a value stored by hand", "a value stored by hand before any rotation"
 DIFFERENCES: Mapping[str, Difference] = {
     "an event of a rotation that was not begun": Difference(
@@ -540,6 +549,11 @@ DIFFERENCES: Mapping[str, Difference] = {
         _is_overtaken,
         "UpdateSecretVersionStage compares AWSCURRENT alone, so the core reads the slot right"
         " before; here one guarded write compares both.",
+    ),
+    "promotion of what was current once": Difference(
+        _is_done,
+        "To the worker that has promoted it there is nothing left to do, and that is what is"
+        " answered here, whatever has come since; that stays current on both.",
     ),
     LATE: Difference(
         lambda _: False,  # Seen by looking: `Pairing` does that.
