@@ -21,9 +21,10 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from keyturn.errors import Misconfigured
 from keyturn.kubernetes.api import Kubernetes
 from keyturn.kubernetes.cluster import ClusterShape
-from keyturn.model import Sensitive, Surroundings, Version
+from keyturn.model import RotationId, Sensitive, Surroundings, Version
 from keyturn.ports import Clients, Consumer, Destination
 from keyturn.rendering import Form, Rendering
 from keyturn.shapes import Shape
@@ -31,6 +32,13 @@ from keyturn.shapes import Shape
 
 def _unknown() -> datetime:
     raise NotImplementedError
+
+
+def _no_number(version_id: RotationId) -> int:
+    raise Misconfigured(
+        f"version {version_id} has no number: its store numbers none",
+        remedy="Use this for secrets in Secret Manager only.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,9 @@ class Given:
         signing_secret: Reads the text of another secret of the store, which the deployment must
             allow as it allows an admin's. Raises `Denied`, `Misconfigured`.
         promoted_at: Returns when current was promoted; then or earlier. Asks the store.
+        ref: The secret's name in full, as its store has it; "" if there is none.
+        number: Returns the number that a version has in the store, where that numbers them. Asks
+            the store. Raises `Busy` if it knows no such version, else `Misconfigured`.
     """
 
     secret: str
@@ -57,6 +68,8 @@ class Given:
     signing_secret: Callable[[str], Sensitive]
     surroundings: Surroundings
     promoted_at: Callable[[], datetime] = _unknown
+    ref: str = ""
+    number: Callable[[RotationId], int] = _no_number
 
 
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]

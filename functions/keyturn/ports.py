@@ -611,6 +611,19 @@ class FollowedStore(Protocol):
         ...
 
 
+@runtime_checkable
+class NumberedStore(Protocol):
+    """A store whose readers may be pinned to the number of a version."""
+
+    def number(self, ref: SecretRef, version_id: RotationId) -> int:
+        """Return the number of a version. The newer a version, the higher.
+
+        Raises:
+            Busy: No such version is known.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What a destination holds, by what it says of itself.

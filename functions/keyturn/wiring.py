@@ -52,6 +52,7 @@ from keyturn.ports import (
     KeyStore,
     Minting,
     Notifier,
+    NumberedStore,
     PasswordEngine,
     Pause,
     Target,
@@ -559,7 +560,8 @@ def _given(
     def where(version: Version) -> str:
         return f"{name} version {version.rotation_id}"
 
-    return Given(
+    ref = site.cloud.ref(name)
+    given = Given(
         name,
         site.cloud.client,
         reach,
@@ -567,7 +569,14 @@ def _given(
         lambda version: rendering.members(stored(version), where(version)),
         signing_secret,
         site.surroundings,
-        lambda: store.standing(site.cloud.ref(name)).since,
+        lambda: store.standing(ref).since,
+        ref,
+    )
+    # Where versions have numbers, somebody may be pinned to one.
+    return (
+        replace(given, number=partial(store.number, ref))
+        if isinstance(store, NumberedStore)
+        else given
     )
 
 
