@@ -1272,6 +1272,11 @@ def _client() -> SecretsManagerClient:
 
 
 def _any_client(service: str, region: str | None) -> Any:
+    if service.endswith(".googleapis.com"):
+        raise Unsupported(
+            f"{service} is a service of Google, and this function runs on AWS",
+            remedy="Remove it from the plan, or let a function on Google Cloud do that.",
+        )
     import boto3
 
     make: Any = boto3.client  # whose types know services by their literal names

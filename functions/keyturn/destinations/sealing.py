@@ -86,7 +86,7 @@ def seal(kms: Kms, key: str, label: Label, value: Sensitive) -> Sealed:
         Misconfigured: *value* is empty, or no text; or there is no such key.
         Unsupported: It is longer than KMS takes, and this installation lacks a library.
     """
-    plain = _bytes(label, value)
+    plain = plain_bytes(label, value)
     if len(plain) > PLAINTEXT_MAX_BYTES:
         return Sealed(_message(kms, key, label, plain), Format.MESSAGE)
     encrypt = partial(kms.encrypt, KeyId=key, Plaintext=plain, EncryptionContext=label.context())
@@ -137,7 +137,12 @@ def _text(plain: bytes) -> Sensitive:
     return Sensitive(plain.decode("utf-8", "surrogateescape"))
 
 
-def _bytes(label: Label, value: Sensitive) -> bytes:
+def plain_bytes(label: Label, value: Sensitive) -> bytes:
+    """Return what is to be sealed.
+
+    Raises:
+        Misconfigured: It is empty, or no text.
+    """
     text = value.reveal()
     # Not left to the encoder: its error has the whole text.
     if _UNWRITABLE.search(text):
