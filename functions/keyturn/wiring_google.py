@@ -198,7 +198,9 @@ class Google:
 
     def secret_manager(self, ref: SecretRef) -> Any:
         """Return the client for the location of a secret."""
-        location = location_of(ref)
+        return self._secret_manager_in(location_of(ref))
+
+    def _secret_manager_in(self, location: str | None) -> Any:
         if location not in self._clients:
             address = self._deployment.secret_manager
             self._clients[location] = connect(location, address=address)
@@ -210,7 +212,8 @@ class Google:
         Raises:
             Unsupported: It is not one of Google's services.
         """
-        del region
+        if service == "secretmanager.googleapis.com":  # by gRPC, as the store
+            return self._secret_manager_in(region)
         if service.endswith(".googleapis.com"):
             return api.connect(service, self._surroundings)
         raise Unsupported(
