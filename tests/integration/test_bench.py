@@ -30,6 +30,8 @@ ROWS = {
     "import of our code, CPU",
     "import of our code, CPU, no bytecode",
     "size of dist/rotate-postgres.zip",
+    "Cloud Function, first look, wall",
+    "Cloud Function, ready, wall",
 }
 TLS_ROWS = {
     "warm rotation, TLS, wall",
