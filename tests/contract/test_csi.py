@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -150,6 +151,43 @@ def test_it_needs_what_it_declares_and_reads_no_secret(cluster: Cluster) -> None
 
     assert list(PERMISSIONS) == granted(RIGHTS)
     assert not [each for each in cluster.requests if each.resource == "secrets"]
+
+
+GOOGLE = "projects/123456789/secrets/orders-db"
+
+
+def on_google(cluster: Cluster, settings: Mapping[str, object] = NONE) -> Consumer:
+    """Make one of a secret in Secret Manager, where `v1` has the number 7."""
+    shape = msgspec.convert({"namespace": "orders", "class": "db", **settings}, SHAPES["csi"])
+    numbers = {V0.rotation_id: 6, V1.rotation_id: 7}
+    around = replace(given(client(cluster, RIGHTS)), ref=GOOGLE, number=numbers.__getitem__)
+    return make("csi", shape, around)
+
+
+@pytest.mark.parametrize("which", ["latest", "current"])
+def test_googles_provider_tells_the_number_of_a_version(cluster: Cluster, which: str) -> None:
+    """By the full name of the version; the object is what the class asks for."""
+    asked = f"{GOOGLE}/versions/{which}"
+    settings = {} if which == "latest" else {"object": asked}
+    for pod, number in (("web-1", 7), ("web-2", 6)):
+        objects = [{"id": asked, "version": f"{GOOGLE}/versions/{number}"}]
+        cluster.put(status(pod, "", objects=objects))
+    half = on_google(cluster, settings).verify(V1)
+
+    objects = [{"id": asked, "version": f"{GOOGLE}/versions/7"}]
+    cluster.put(status("web-2", "", objects=objects))
+
+    assert half.waits_for == f"1 of 2 pods are old: web-2 ({GOOGLE}/versions/6)"
+    assert on_google(cluster, settings).verify(V1).pickup is Pickup.FOLLOWED
+    assert on_google(cluster, settings).verify(V0).pickup is Pickup.WAITING
+
+
+def test_the_same_number_of_another_secret_is_not_it(cluster: Cluster) -> None:
+    objects = [{"id": f"{GOOGLE}/versions/latest", "version": "projects/1/secrets/x/versions/7"}]
+    for pod in ("web-1", "web-2"):
+        cluster.put(status(pod, "", objects=objects))
+
+    assert on_google(cluster).verify(V1).pickup is Pickup.WAITING
 
 
 def test_half_of_the_pods_is_not_all(cluster: Cluster) -> None:

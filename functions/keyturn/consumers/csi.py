@@ -11,7 +11,9 @@ that has a status is counted, whatever became of the pod: its status goes with i
 keeps its old mount and its status, and is waited for until it is deleted.
 
 Rules: secrets-store-csi-driver 1.6 (secrets-store.csi.x-k8s.io/v1); the AWS provider, which sets an
-object's `id` to its objectAlias, or else its objectName, and its `version` to the VersionId.
+object's `id` to its objectAlias, or else its objectName, and its `version` to the VersionId; that
+of Google (server/server.go), which sets `id` to its resourceName, and `version` to the full name of
+the version that this was resolved to, with its number.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class CsiShape(ConsumerShape, frozen=True, kw_only=True):
             NonEmpty,
             msgspec.Meta(
                 description="The objectAlias, or else the objectName, in the class; the secret's"
-                " name, if it is not said."
+                " name, if it is not said. On Google Cloud, the resourceName."
             ),
         ]
         | msgspec.UnsetType
@@ -74,7 +76,8 @@ SHAPES: Mapping[str, type[ConsumerShape]] = {"csi": CsiShape}
 FIXES: Mapping[str, str] = {
     "namespace": "Write the namespace that it is in.",
     "class": "Write the name of the SecretProviderClass.",
-    "object": "Write the objectAlias, or else the objectName, that the class gives the secret.",
+    "object": "Write the objectAlias, or else the objectName, that the class gives the secret; on"
+    " Google Cloud, its resourceName.",
     "min_pods": "Write how many pods must have mounted it, 1 at least.",
 }
 
@@ -93,7 +96,10 @@ class Csi:
         own = given(settings.cluster)
         self._kubernetes: Kubernetes = given_.cluster(own)
         self._settings = settings
-        self._object: str = given(settings.object) or given_.secret
+        self._given = given_
+        self._is_google = given_.ref.startswith("projects/")
+        usual = f"{given_.ref}/versions/latest" if self._is_google else given_.secret
+        self._object: str = given(settings.object) or usual
         where = f" in {self._kubernetes.name}" if own else ""
         self._name = f"csi {settings.namespace}/{settings.class_}{where}"
 
@@ -108,12 +114,18 @@ class Csi:
     def verify(self, version: Version) -> Sight:
         """See `Consumer.verify`."""
         lacks = missing(
-            self._statuses(), self._object, version.rotation_id, self._settings.min_pods
+            self._statuses(), self._object, self._shown(version), self._settings.min_pods
         )
         return Sight(Pickup.WAITING if lacks else Pickup.FOLLOWED, "", lacks)
 
     def trigger(self, version_id: RotationId, seen: Sight) -> None:
         """Do nothing: it looks by itself, and is never untold."""
+
+    def _shown(self, version: Version) -> str:
+        """Return what a status says of the version, once it is mounted."""
+        if not self._is_google:
+            return version.rotation_id
+        return f"{self._given.ref}/versions/{self._given.number(version.rotation_id)}"
 
     def _statuses(self) -> list[Status]:
         found = self._kubernetes.list(_STATUSES, self._settings.namespace)
@@ -121,12 +133,12 @@ class Csi:
         return [s for s in statuses if s.get("secretProviderClassName") == self._settings.class_]
 
 
-def missing(statuses: Sequence[Status], object_: str, version_id: RotationId, min_pods: int) -> str:
-    """Say in a line what is missing until enough pods have that version; "" if nothing is."""
+def missing(statuses: Sequence[Status], object_: str, shown: str, min_pods: int) -> str:
+    """Say in a line what is missing until enough pods show that version; "" if nothing is."""
     others = [
         f"{status.get('podName')} ({held or 'it has no such object'})"
         for status in statuses
-        if (held := _version_of(object_, status)) != version_id
+        if (held := _version_of(object_, status)) != shown
     ]
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
