@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +306,7 @@ def test_a_lower_number_is_never_pinned(room: Room) -> None:
     consumer = room.consumer()
     sight = consumer.verify(version("v1"))
 
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match="reads version 6 already, and 2 is older"):
         consumer.trigger(RotationId("v1"), sight)
 
     assert sight.pickup is Pickup.UNTOLD
@@ -366,7 +367,18 @@ def test_traffic_that_stays_with_an_old_revision_has_failed(room: Room) -> None:
     sight = room.look("v1")
 
     assert sight.pickup is Pickup.FAILED
-    assert sight.waits_for == f"10 % of its traffic stays with revision {old}"
+    assert sight.waits_for == f"revision {old} is served, and reads version 1"
+
+
+def test_traffic_by_name_to_a_revision_that_reads_the_number_has_followed(room: Room) -> None:
+    """Somebody moves it step by step: it follows now, and is refused with the next version."""
+    room.tell("v1")
+    room.run.settle(room.service)
+    room.run.change_traffic(room.service, {"revision": room.service.ready, "percent": 100})
+    room.run.settle(room.service)
+
+    assert room.look("v1").pickup is Pickup.FOLLOWED
+    assert "of its traffic stays with" in str(refusal(lambda: room.follow_up("v2")))
 
 
 def test_a_status_that_lags_behind_the_traffic_is_looked_at(room: Room) -> None:
@@ -614,6 +626,33 @@ def test_of_two_who_look_at_the_same_time_one_deploys(room: Room) -> None:
 
     assert len(room.service.revisions) == before + 1
     assert room.service.template == template("2")
+
+
+@pytest.mark.parametrize("newer", ["v1", "v2"])
+@pytest.mark.parametrize("at", range(1, 5))
+def test_another_worker_before_any_call_is_never_undone(room: Room, at: int, newer: str) -> None:
+    """It looks, tells and is done while the first one stands still."""
+    left = itertools.count(1)
+
+    class Slow:
+        def __init__(self, api: GoogleApi) -> None:
+            self._api = api
+
+        def ask(self, *args: Any, **how: Any) -> Any:
+            if next(left) == at:
+                room.follow_up(newer)
+            return self._api.ask(*args, **how)
+
+    before = len(room.service.revisions)
+    slow: Any = Slow(room.api())
+    with suppress(Busy):
+        room.follow_up("v1", room.consumer(slow))
+    room.follow_up(newer)
+    room.run.settle(room.service)
+
+    assert room.service.template == template(str(number(RotationId(newer))))
+    assert room.look(newer).pickup is Pickup.FOLLOWED
+    assert len(room.service.revisions) == before + 1
 
 
 def test_a_newer_version_that_comes_between_stays(room: Room) -> None:

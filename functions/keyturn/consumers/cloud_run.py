@@ -235,9 +235,14 @@ class CloudRun:
         now = self._look()
         if now.told == version_id:
             return
-        pinned = [int(each) for each in self._versions(now.template) if each.isdecimal()]
-        if now.mark != seen.mark or max(pinned, default=0) > number:
+        if now.mark != seen.mark:
             raise self._overtaken()
+        pinned = [int(each) for each in self._versions(now.template) if each.isdecimal()]
+        if (newest := max(pinned, default=0)) > number:
+            raise Busy(
+                f"{self._name} reads version {newest} already, and {number} is older",
+                remedy="Nothing: it is looked at again. If it stays so, somebody has pinned it.",
+            )
         if not self._update(version_id, str(number), now):
             again = self._look()
             if again.told == version_id:  # By an earlier try.
@@ -312,7 +317,7 @@ class CloudRun:
             reason = condition.get("revisionReason") or condition.get("reason") or ""
             told = f": {reason}" if _REASON.fullmatch(reason) else ""
             return f"revision {now.created} has failed{told}"
-        return self._doubt(now.template) or _held_back(now.service)
+        return self._doubt(now.template)
 
     def _old(self, revision: str, number: str, *, is_newest: bool) -> str:
         """Say what a revision that is served reads instead; "" if it reads the right number."""
