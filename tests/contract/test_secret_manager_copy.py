@@ -289,6 +289,18 @@ def test_a_secret_that_is_rotated_itself_is_left_alone(google: LocalSecretManage
     assert "is rotated itself" in str(refusal(room.destination().holds))
 
 
+def test_a_secret_that_keyturn_rotates_is_left_alone(room: Room) -> None:
+    """Its companion shows it, where nothing else does: the tick may come from anywhere."""
+    parent, _, name = room.copy.rpartition("/secrets/")
+    beside = {**REPLICATED, "annotations": {"keyturn-current": "1:m1"}}
+    room.client.create_secret(parent=parent, secret_id=f"{name}-pending", secret=beside)
+
+    error = refusal(lambda: room.deliver("v1", "one"))
+
+    assert isinstance(error, Drifted)
+    assert (room.versions(), room.note) == (0, "")
+
+
 def test_what_else_is_annotated_there_stays(room: Room) -> None:
     room.annotate(team="orders")
 
@@ -349,7 +361,7 @@ def test_old_copies_stay_for_whoever_is_pinned(room: Room) -> None:
     assert room.reads("2") == Sensitive(f"{CANARY}two")
 
 
-def test_a_clean_delivery_takes_nine_calls_and_reads_no_value(room: Room) -> None:
+def test_a_clean_delivery_takes_ten_calls_and_reads_no_value(room: Room) -> None:
     """So the numbers below are all there are."""
     room.deliver("v1", "one")
     before = len(room.google.calls)
@@ -358,7 +370,7 @@ def test_a_clean_delivery_takes_nine_calls_and_reads_no_value(room: Room) -> Non
 
     look = ["GetSecret", "GetSecretVersion", "GetSecretVersion"]
     writes = ["UpdateSecret", "AddSecretVersion", "UpdateSecret"]
-    assert room.google.calls[before:] == [*look, *look, *writes]
+    assert room.google.calls[before:] == [*look, *look, "GetSecret", *writes]
 
 
 def test_half_a_surrogate_pair_is_refused_before(room: Room) -> None:
@@ -430,7 +442,7 @@ def die() -> None:
 
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("at", range(1, 11))
 def test_a_crash_at_any_call_is_made_good_by_the_next_look(
     room: Room, at: int, *, is_after: bool
 ) -> None:
@@ -484,7 +496,7 @@ def test_an_addition_without_an_answer_is_not_made_again(room: Room) -> None:
 
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("at", range(1, 11))
 @pytest.mark.parametrize("newer", ["v2", "v1"])
 def test_another_worker_at_any_call_is_not_undone_for_good(
     room: Room, at: int, newer: str, *, is_after: bool
@@ -514,7 +526,7 @@ def test_one_window_lets_an_old_value_through_and_no_other(room: Room) -> None:
     (Who has not looked yet sees what is there then: which version is current is not its affair.)
     """
     undone = []
-    for at, is_after in list(itertools.product(range(1, 10), (False, True)))[1:]:
+    for at, is_after in list(itertools.product(range(1, 11), (False, True)))[1:]:
         one = Room(room.google)
         one.deliver("v0", "nought")
 
@@ -528,7 +540,46 @@ def test_one_window_lets_an_old_value_through_and_no_other(room: Room) -> None:
                 raise AssertionError((at, is_after))
             undone.append((at, is_after))
 
-    assert undone == [(7, True), (8, False)]
+    assert undone == [(8, True), (9, False)]
+
+
+def test_an_addition_that_arrives_late_is_mended_by_the_next_look(room: Room) -> None:
+    """It was given up for lost, and a newer version delivered since."""
+
+    def hold(number: int, called: str, moment: Moment) -> Verdict:
+        is_it = (called, moment) == ("AddSecretVersion", Moment.BEFORE)
+        return Verdict.HOLD if is_it else let_pass(number, called, moment)
+
+    room.google.interrupt = hold
+    room.follow_up("v1", "one")
+    room.google.interrupt = let_pass
+    room.follow_up("v2", "two")
+    assert room.destination().holds().version_id == RotationId("v2")
+
+    room.google.release()
+    held = room.destination().holds().version_id
+    room.follow_up("v2", "two")
+
+    assert held is None
+    assert room.reads() == Sensitive(f"{CANARY}two")
+    assert room.destination().holds().version_id == RotationId("v2")
+
+
+def test_a_note_that_arrives_late_is_refused(room: Room) -> None:
+    """Its etag is an old one by then."""
+
+    def hold(number: int, called: str, moment: Moment) -> Verdict:
+        is_it = (called, moment) == ("UpdateSecret", Moment.BEFORE)
+        return Verdict.HOLD if is_it else let_pass(number, called, moment)
+
+    room.google.interrupt = hold
+    room.follow_up("v1", "one")
+    room.google.interrupt = let_pass
+    room.follow_up("v2", "two")
+    room.google.release()
+
+    assert room.destination().holds().version_id == RotationId("v2")
+    assert room.note == f"{REF} v2 at 1"
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -248,6 +248,7 @@ class SecretManagerCopy:
         is_ours = not now.record.is_added and now.record.version_id == version.rotation_id
         if now.held.mark != seen.mark and not is_ours:
             raise self._overtaken()
+        self._require_not_rotated()
         label = f"{self._secret} {version.rotation_id}"
         now = self._noted(now, f"{label} after {now.newest} {self._turn()}")
         number = self._add(data)
@@ -335,12 +336,25 @@ class SecretManagerCopy:
                 f"{self.name()} is where the pending values of another secret are",
                 remedy="Name another secret for the copy.",
             )
-        is_rotated = "rotation" in secret or secret.secret_type.name == "CLOUD_SQL_DB_CREDENTIALS"
-        if is_rotated:
-            raise Drifted(
-                f"{self.name()} is rotated itself",
-                remedy="Name another secret for the copy, or remove its rotation.",
-            )
+        if "rotation" in secret or secret.secret_type.name == "CLOUD_SQL_DB_CREDENTIALS":
+            raise self._rotated()
+
+    def _require_not_rotated(self) -> None:
+        """Refuse a secret that has a companion: the copy would become its current value.
+
+        Who may not see the companion of that place does not keep one there, or not with this role.
+        """
+        request = {"name": f"{self._copy}{_COMPANIONS}"}
+        unseen = {"NOT_FOUND": None, "PERMISSION_DENIED": None}
+        beside = self._ask("GetSecret", "get_secret", request, unseen)
+        if beside is not None and _RECORDS in beside.annotations:
+            raise self._rotated()
+
+    def _rotated(self) -> Drifted:
+        return Drifted(
+            f"{self.name()} is rotated itself",
+            remedy="Name another secret for the copy, or remove its rotation.",
+        )
 
     def _newest(self, known: Any) -> Any:
         """Return the newest version, from one that is known on; None if there is none."""
