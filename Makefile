@@ -46,6 +46,14 @@ bench: .venv/ready ## Measure the budgets, as ratios
 validate: .venv-tools/ready ## Check the template as the SAM CLI does
 	@$(SAM) validate --lint
 
+# Offline: what is fetched is a list of all that the google provider knows, and checkov.
+.PHONY: terraform
+terraform: .venv/ready .terraform-schema/ready .venv-checkov/ready ## Check infra/gcp: form, the provider's schema, checkov
+	@if command -v terraform >/dev/null; then terraform fmt -check -recursive -diff infra/gcp; \
+		else echo "terraform is not there: the files' form is not checked"; fi
+	@.venv/bin/python infra/check_terraform.py .terraform-schema/*.whl infra/gcp infra/gcp/example
+	@.venv-checkov/bin/checkov --directory infra/gcp --skip-download --quiet --compact
+
 .PHONY: build
 build: .venv-tools/ready ## Pack the functions with SAM and zip them reproducibly (ENGINE=mysql or none, ARCHITECTURE=x86_64)
 	@$(SAM) build --parameter-overrides Architecture=$(ARCHITECTURE) $(ARGS)
@@ -63,6 +71,8 @@ lock: .venv/ready ## Pin the dependencies of pyproject.toml anew (ARGS=--upgrade
 	$(LOCK) --group fn-google -o functions/requirements.txt
 	$(LOCK) --group tools -o requirements/tools.txt
 	$(LOCK) --group awscli -o requirements/awscli.txt
+	$(LOCK) --group checkov -o requirements/checkov.txt
+	$(LOCK) --group terraform-schema --no-deps -o requirements/terraform-schema.txt
 
 # For every platform and Python from 3.11 on; no index address, so that everybody's own is asked. Only development needs
 # the project's own dependencies, so only there is pyproject.toml named: a group alone is just that group.
@@ -74,7 +84,7 @@ RUNTIME = --no-emit-package boto3 --no-emit-package botocore --no-emit-package s
 
 .PHONY: clean
 clean: ## Remove what make has made, the environments included
-	rm -rf .venv .venv-tools .venv-awscli .aws-sam dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-tools .venv-awscli .venv-checkov .terraform-schema .aws-sam dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find functions infra tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 # Made once, and brought up to date when a pin changes. The marker comes last: an interrupted try starts over.
@@ -85,4 +95,15 @@ clean: ## Remove what make has made, the environments included
 # The SAM CLI pins its own boto3 and cfn-lint, so it has an environment of its own.
 .venv-tools/ready: requirements/tools.txt requirements/make-venv
 	@requirements/make-venv .venv-tools requirements/tools.txt
+	@touch $@
+
+# checkov brings another hcl2 than ours.
+.venv-checkov/ready: requirements/checkov.txt requirements/make-venv
+	@requirements/make-venv .venv-checkov requirements/checkov.txt
+	@touch $@
+
+.terraform-schema/ready: requirements/terraform-schema.txt .venv/ready
+	@rm -rf .terraform-schema
+	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest .terraform-schema -r requirements/terraform-schema.txt
 	@touch $@

@@ -76,6 +76,12 @@ FOLLOW_UP_PERMISSIONS = (
 )
 """What a follow-up needs on the secret instead; on the companion, the same but `destroy`."""
 
+ADMIN_PERMISSIONS = (
+    "secretmanager.versions.access",
+    "secretmanager.versions.get",
+)
+"""What it needs on an admin's secret, which is only read, by `latest`."""
+
 ALIAS_PERMISSIONS = ("secretmanager.secrets.update",)
 """Besides, on the secret, where aliases are kept. It also allows to change topics and rotation."""
 

@@ -1,0 +1,350 @@
+"""The Terraform module grants what the code declares, and lets nobody in but whom it must."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+
+from conftest import need
+from keyturn import wiring_google
+from keyturn.errors import LockedOut
+from keyturn.google import events
+from keyturn.google.telemetry import StructuredLog
+from keyturn.model import Alert, Happening, RotationId, SecretRef
+from keyturn.notifiers import log
+from keyturn.stores import secret_manager, secret_manager_values
+from keyturn.wiring import read_plan
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "infra" / "gcp"
+CHECK = ROOT / "infra" / "check_terraform.py"
+SCHEMA = ROOT / ".terraform-schema"
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.tf")}
+EXAMPLE = FOLDER / "example"
+
+
+def plain(value: Any) -> Any:
+    """Return what the parser has read, without its quotes and its own notes."""
+    if isinstance(value, str):
+        return value.strip('"').replace('\\"', '"')
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items() if not k.startswith("__")}
+    return value
+
+
+FILES = {name: plain(hcl2.loads(text)) for name, text in TEXTS.items()}
+
+
+def resources(kind: str) -> dict[str, Any]:
+    """Return every resource of a kind, by its name."""
+    found = [entry for file in FILES.values() for entry in file.get("resource", [])]
+    return {name: body for entry in found for name, body in entry.get(kind, {}).items()}
+
+
+def local(name: str) -> Any:
+    """Return a local value."""
+    [found] = [
+        each[name] for file in FILES.values() for each in file.get("locals", []) if name in each
+    ]
+    return found
+
+
+# ---------------------------------------------------------------------------- rights
+
+DECLARED = {
+    "Rotate": secret_manager.PERMISSIONS,
+    "RotateCompanion": secret_manager.COMPANION_PERMISSIONS,
+    "FollowUp": secret_manager.FOLLOW_UP_PERMISSIONS,
+    "FollowUpCompanion": [
+        each for each in secret_manager.COMPANION_PERMISSIONS if not each.endswith(".destroy")
+    ],
+    "Admin": secret_manager.ADMIN_PERMISSIONS,
+    "Generate": [
+        each for each in secret_manager_values.PERMISSIONS if not each.endswith(".create")
+    ],
+}
+
+
+def test_each_role_has_what_the_code_declares_and_no_more() -> None:
+    assert {name: sorted(each) for name, each in local("roles").items()} == {
+        name: sorted(each) for name, each in DECLARED.items()
+    }
+
+
+def test_each_function_has_its_role_on_the_secret_and_another_on_the_companion() -> None:
+    found = re.findall(r"(\w+) += \{ secret = \"(\w+)\", companion = \"(\w+)\" \}", TEXTS["iam.tf"])
+
+    assert found == [
+        ("rotate", "Rotate", "RotateCompanion"),
+        ("follow_up", "FollowUp", "FollowUpCompanion"),
+        ("generate", "Generate", "Generate"),
+    ]
+    members = resources("google_secret_manager_secret_iam_member")
+    granted = {name: (body["secret_id"], body["role"]) for name, body in members.items()}
+    assert granted == {
+        "secret": (
+            "${google_secret_manager_secret.rotated[each.value.secret].secret_id}",
+            f"${{{ROLE}[local.granted[each.value.function].secret].name}}",
+        ),
+        "companion": (
+            "${google_secret_manager_secret.companion[each.value.secret].secret_id}",
+            f"${{{ROLE}[local.granted[each.value.function].companion].name}}",
+        ),
+        "admin": ("${each.value.secret}", f'${{{ROLE}["Admin"].name}}'),
+    }
+
+
+ROLE = "google_project_iam_custom_role.this"
+
+
+def test_nobody_may_call_a_function_but_the_account_that_pushes() -> None:
+    found = resources("google_cloud_run_service_iam_member")
+
+    assert [body["role"] for body in found.values()] == ["roles/run.invoker"]
+    assert [body["member"] for body in found.values()] == ["${google_service_account.push.member}"]
+    assert not re.search(r"allUsers|allAuthenticatedUsers", "".join(TEXTS.values()))
+
+
+def test_no_grant_is_for_a_whole_project() -> None:
+    kinds = {kind for file in FILES.values() for e in file.get("resource", []) for kind in e}
+
+    assert not {
+        kind for kind in kinds if kind.startswith("google_project_iam_") and "role" not in kind
+    }
+
+
+def test_there_is_no_value_of_a_secret_anywhere() -> None:
+    """What stands in a resource stands in the state file."""
+    assert "secret_manager_secret_version" not in "".join(TEXTS.values())
+    assert "secret_data" not in "".join(TEXTS.values())
+
+
+# ---------------------------------------------------------------------------- secrets
+
+
+def test_secret_manager_may_publish_before_a_secret_names_the_topic() -> None:
+    rotated = resources("google_secret_manager_secret")["rotated"]
+    publisher = resources("google_pubsub_topic_iam_member")["secret_manager"]
+
+    assert rotated["depends_on"] == ["${google_pubsub_topic_iam_member.secret_manager}"]
+    assert publisher["member"] == "${google_project_service_identity.secret_manager.member}"
+    assert publisher["role"] == "roles/pubsub.publisher"
+    assert rotated["topics"] == [{"name": "${google_pubsub_topic.secrets.id}"}]
+
+
+def test_what_keyturn_and_secret_manager_write_is_left_alone() -> None:
+    secrets = resources("google_secret_manager_secret")
+
+    assert secrets["companion"]["lifecycle"] == [{"ignore_changes": ["annotations"]}]
+    assert (
+        "${rotation[0].next_rotation_time}" in secrets["rotated"]["lifecycle"][0]["ignore_changes"]
+    )
+
+
+def test_a_companion_has_its_name_and_tells_nobody_anything() -> None:
+    companion = resources("google_secret_manager_secret")["companion"]
+
+    assert companion["secret_id"] == "${each.key}-pending"
+    assert not companion.keys() & {"topics", "rotation", "version_destroy_ttl"}
+
+
+# ---------------------------------------------------------------------------- messages
+
+
+def test_each_function_hears_what_it_is_for() -> None:
+    heard = re.findall(r'function = "(\w+)"\n +filter +=\s"(.*)"', TEXTS["topics.tf"])
+
+    assert [(name, filter_.replace("\\", "")) for name, filter_ in heard] == [
+        ("rotate", f'attributes.eventType = "{events.ROTATE}"'),
+        ("follow_up", f'attributes.eventType = "{events.VERSION_ADD}"'),
+        ("follow_up", 'hasPrefix(attributes.eventType, "KEYTURN_")'),
+    ]
+    own = {events.SWEEP, events.LOOK, events.LOOK_AGAIN}
+    assert all(each.startswith("KEYTURN_") for each in own)
+
+
+def test_a_push_says_who_it_is_and_which_topic_and_never_ends() -> None:
+    push = resources("google_pubsub_subscription")["push"]
+    uri = "${google_cloudfunctions2_function.this[each.value.function].service_config[0].uri}"
+
+    assert push["push_config"] == [
+        {
+            "push_endpoint": f"{uri}/${{each.value.topic.id}}",
+            "oidc_token": [
+                {"service_account_email": "${google_service_account.push.email}", "audience": uri}
+            ],
+        }
+    ]
+    assert push["expiration_policy"] == [{"ttl": ""}]
+    assert push["retry_policy"] == [{"minimum_backoff": "30s", "maximum_backoff": "600s"}]
+    assert push["ack_deadline_seconds"] == 600
+    dead = push["dead_letter_policy"][0]["dead_letter_topic"]
+    assert dead == "${google_pubsub_topic.dead.id}"
+    assert resources("google_pubsub_subscription")["dead"]["topic"] == dead
+
+
+def test_second_looks_do_not_become_dead_letters() -> None:
+    """They are answered 425 until they are due, every 30 s to 600 s."""
+    attempts = re.findall(r"function = \"(\w+)\"\n.*\n +attempts = (\d+)", TEXTS["topics.tf"])
+
+    assert attempts == [("rotate", "20"), ("follow_up", "20"), ("follow_up", "100")]
+
+
+def test_the_clock_asks_for_a_sweep() -> None:
+    [target] = resources("google_cloud_scheduler_job")["sweep"]["pubsub_target"]
+
+    assert target["attributes"] == {"eventType": events.SWEEP}
+    assert target["topic_name"] == "${google_pubsub_topic.follow_up.id}"
+
+
+# ---------------------------------------------------------------------------- functions
+
+
+def test_the_functions_are_given_what_they_ask_for() -> None:
+    given = set(re.findall(r"^ +(KEYTURN_\w+) +=", TEXTS["functions.tf"], re.MULTILINE))
+
+    assert given <= wiring_google.VARIABLES
+    assert given >= {
+        *("KEYTURN_PROJECT", "KEYTURN_SECRETS", "KEYTURN_TOPICS", "KEYTURN_CALLERS"),
+        *("KEYTURN_FOLLOW_UP_TOPIC", "KEYTURN_ALERTS", "KEYTURN_TIMEOUT_S"),
+    }
+    assert "KEYTURN_PROJECT         = data.google_project.this.number" in TEXTS["functions.tf"]
+
+
+def test_the_entry_points_are_those_of_main() -> None:
+    main = (ROOT / "functions" / "main.py").read_text(encoding="utf-8")
+    named = re.findall(
+        r"\"(\w+)\"", TEXTS["functions.tf"].partition("entry_points")[2].split("\n")[0]
+    )
+
+    assert set(named) == {"rotate", "follow_up", "generate"}
+    assert all(re.search(rf"\b{name}\b", main) for name in named)
+
+
+def test_the_package_leaves_out_what_a_source_deploy_does() -> None:
+    """By .gcloudignore; the archive provider has globs of its own."""
+    excludes = FILES["functions.tf"]["data"][0]["archive_file"]["source"]["excludes"]
+    ignored = (ROOT / "functions" / ".gcloudignore").read_text(encoding="utf-8").splitlines()
+    wanted = {line for line in ignored if line and not line.startswith("#")}
+
+    assert {_as_ignored(each) for each in excludes} == wanted
+
+
+def _as_ignored(glob: str) -> str:
+    if glob == "**/.*":
+        return ".*"
+    return glob.removeprefix("**/").removesuffix("**")
+
+
+# ---------------------------------------------------------------------------- alerts
+
+
+def test_the_alert_policies_match_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    StructuredLog({}, {}).failed({"secret": "s"}, 1, LockedOut("locked out", remedy=""))
+    for happening in (Happening.OVERDUE, Happening.FOREIGN):
+        alert = Alert(happening, SecretRef("s"), RotationId("r"), "", "it is", "do", at, 1)
+        log.notifier("log", lambda *_: None).send(alert)
+    written = map(json.loads, capsys.readouterr().out.splitlines())
+    lines = dict(zip(("failed", "overdue", "foreign"), written, strict=True))
+
+    for name, line in lines.items():
+        filter_ = plain(local("told")[name]["filter"])
+        asked = dict(re.findall(r'jsonPayload\.(\w+)="(\w[\w ]*)"', filter_))
+        assert asked, name
+        assert asked.items() <= line.items()
+        assert "severity>=ERROR" not in filter_ or line["severity"] == "ERROR"
+        assert "secret" in line
+
+
+# ---------------------------------------------------------------------------- the example
+
+
+def test_the_example_has_a_plan_for_its_secrets() -> None:
+    text = (EXAMPLE / "main.tf").read_text(encoding="utf-8")
+    plan = read_plan(EXAMPLE / "keyturn.yaml")
+
+    for name, secret in plan.secrets.items():
+        assert f"{name} = {{" in text
+        assert f'"{secret.admin}"' in text
+
+
+# ---------------------------------------------------------------------------- the tools
+
+
+def test_the_files_have_terraforms_own_form() -> None:
+    terraform = shutil.which("terraform")
+    if terraform is None:
+        pytest.skip("needs terraform, which no package registry has")
+
+    done = subprocess.run(
+        [terraform, "fmt", "-check", "-recursive", FOLDER],
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Path:
+    found = sorted(SCHEMA.glob("*.whl"))
+    need(present=bool(found), what="the provider's schema", install="make .terraform-schema/ready")
+    return found[0]
+
+
+def checked(wheel: Path, folder: Path) -> list[str]:
+    """Return what the check says of a folder."""
+    done = subprocess.run(
+        [sys.executable, CHECK, wheel, folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == bool(done.stdout), done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("folder", [FOLDER, EXAMPLE], ids=["module", "example"])
+def test_the_provider_knows_all_that_is_there(wheel: Path, folder: Path) -> None:
+    assert checked(wheel, folder) == []
+
+
+MISTAKES = [
+    ("topics.tf", "ack_deadline_seconds", "ack_deadline", "push: there is no `ack_deadline`"),
+    ("topics.tf", '    ttl = ""', '    tll = ""', "expiration_policy: there is no `tll`"),
+    ("topics.tf", "audience  ", "audiance  ", "oidc_token: there is no `audiance`"),
+    ("functions.tf", '    runtime     = "python313"\n    entry_point', "    entry", "no `entry`"),
+    ("secrets.tf", "  secret_id           = each.key\n", "", "rotated: `secret_id` is missing"),
+    ("secrets.tf", "each.value.destroy_after", "var.destroy_after", "var.destroy_after: is not"),
+    ("iam.tf", "local.pubsub_agent", "local.agent", "local.agent: is not declared"),
+    ("iam.tf", "google_pubsub_topic.dead.name", "google_pubsub_topic.deaf.name", "deaf: is not"),
+    ("iam.tf", "google_pubsub_topic.dead.name", "google_pubsub_topic.dead.nam", "has no `nam`"),
+    (
+        "alerts.tf",
+        'google_monitoring_alert_policy" "dead',
+        'google_alert" "dead',
+        "no such resource",
+    ),
+]
+
+
+@pytest.mark.parametrize("file, old, new, said", MISTAKES, ids=[each[3] for each in MISTAKES])
+def test_the_check_sees_a_mistake(  # noqa: PLR0913, PLR0917  # what is changed, and what is said
+    wheel: Path, tmp_path: Path, file: str, old: str, new: str, said: str
+) -> None:
+    """A check that cannot fail proves nothing."""
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_text(text.replace(old, new, 1) if name == file else text)
+    assert old in TEXTS[file]
+
+    assert any(said in each for each in checked(wheel, tmp_path))
