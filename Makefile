@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARCHITECTURE ?= arm64
 ENGINE ?= postgres
+CLOUD ?= aws
 ARGS ?=
 export PYTHON ARCHITECTURE ENGINE
 
@@ -20,8 +21,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: .venv/ready ## Run whole rotations on this machine: AWS and database included, no account (ENGINE=mariadb)
-	@.venv/bin/keyturn demo --engine $(ENGINE) $(ARGS)
+demo: .venv/ready ## Run whole rotations on this machine: cloud and database included, no account (CLOUD=gcp, ENGINE=mariadb)
+	@.venv/bin/keyturn demo --cloud $(CLOUD) --engine $(ENGINE) $(ARGS)
 
 .PHONY: test
 test: .venv/ready ## Run the tests (ARGS="-k rotate -x" goes to pytest)

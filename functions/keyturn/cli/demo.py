@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +17,7 @@ import typer
 from keyturn.errors import Misconfigured
 from keyturn.local.database import Engine, database
 from keyturn.local.demo_aftermath import FOLLOW_UP, TICKS, Aftermath, broken
-from keyturn.local.demo_recording import ACCESS_KEY, METHOD, Recording, is_good
+from keyturn.local.demo_recording import ACCESS_KEY, Recording, is_good, method
 from keyturn.model import Strategy
 
 if TYPE_CHECKING:
@@ -28,11 +30,20 @@ MOST_ROTATIONS = 9
 INTERRUPTED = 130
 """The exit code that shells give to Ctrl-C."""
 
+
+class Cloud(Enum):
+    """Whose store it is."""
+
+    AWS = "aws"
+    GCP = "gcp"
+
+
 _Report = Callable[[str, str, int], None]
 """Told of which run it is, what happens next, and how many rotations are done."""
 
 
-def demo(
+def demo(  # noqa: PLR0913, PLR0917  # the command line's options
+    cloud: Annotated[Cloud, typer.Option(help="Whose store, and whose functions.")] = Cloud.AWS,
     engine: Annotated[Engine, typer.Option(help="Which database.")] = Engine.POSTGRES,
     strategy: Annotated[
         Strategy | None,
@@ -53,9 +64,10 @@ def demo(
 ) -> None:
     """Rotate a database password while an application keeps logging in; show what happened.
 
-    And an access key of an IAM user. The last act follows one rotation of PostgreSQL to its end: a
-    copy, a cluster that picks the new password up, the proof, the old login's death, an alert. The
-    database and the functions are real, AWS and the cluster are simulated on this machine. Fails if
+    On AWS an access key of an IAM user, too. The last act follows one rotation of PostgreSQL to its
+    end: a copy, a cluster that picks the new password up, the proof, the old login's death, an
+    alert; on Google Cloud an application that is told. The database and the functions are real, the
+    cloud and the cluster are simulated on this machine. Fails if
     a rotation does not finish, if anything but the strategy single-user refuses a single login, or
     if the old login does not die, or too early.
     """
@@ -66,19 +78,46 @@ def demo(
     require()
     console = Console(highlight=False, markup=False, emoji=False)
     file = _place(out)
+    shown = _on_google if cloud is Cloud.GCP else partial(_on_aws, template)
     with _stopped_by_signals(console), _progress(console, rotations) as report:
-        recordings = [
-            _record(engine, each, template, rotations, report)
-            for each in ([strategy] if strategy else database(engine).STRATEGIES)
-        ]
-        if strategy is None:
-            recordings.append(_record_key(template, report))
-        has_last_act = strategy is None and engine is Engine.POSTGRES
-        aftermath = _record_follow_up(template, report) if has_last_act else None
+        recordings, aftermath = shown(engine, strategy, rotations, report)
     _write_page(file, recordings, aftermath)
     _show(console, recordings, aftermath, file)
     if not all(map(is_good, recordings)) or (aftermath is not None and broken(aftermath)):
         raise typer.Exit(1)
+
+
+_Shown = tuple[list[Recording], Aftermath | None]
+
+
+def _on_aws(
+    template: Path, engine: Engine, strategy: Strategy | None, rotations: int, report: _Report
+) -> _Shown:
+    recordings = [
+        _record(engine, each, template, rotations, report)
+        for each in ([strategy] if strategy else database(engine).STRATEGIES)
+    ]
+    if strategy is None:
+        recordings.append(_record_key(template, report))
+    has_last_act = strategy is None and engine is Engine.POSTGRES
+    return recordings, _record_follow_up(template, report) if has_last_act else None
+
+
+def _on_google(
+    engine: Engine, strategy: Strategy | None, rotations: int, report: _Report
+) -> _Shown:
+    # It is forked while its servers start, and says so on standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from keyturn.local.demo_google import Stage
+
+    with Stage(report) as stage:
+        recordings = [
+            stage.record(engine, each, rotations)
+            for each in ([strategy] if strategy else database(engine).STRATEGIES)
+        ]
+        has_last_act = strategy is None and engine is Engine.POSTGRES
+        return recordings, stage.record_follow_up() if has_last_act else None
 
 
 def _record(
@@ -185,11 +224,11 @@ def _show(
     for recording in recordings:
         console.print(timeline(recording, console.width))
         console.print()
-    console.print(legend())
+    console.print(legend(recordings[0].cloud))
     console.print()
     if aftermath is not None:
         console.print(aftermath_timeline(aftermath, console.width))
         console.print()
-    console.print(METHOD, style="dim")
+    console.print(method(recordings[0].cloud), style="dim")
     console.print()
     console.print(f"The same as a picture: {file}", soft_wrap=True)

@@ -32,13 +32,15 @@ from keyturn.local.aws import LocalAws
 from keyturn.local.calls import function_key_id
 from keyturn.local.cloud import LocalCloud
 from keyturn.local.database import Engine
-from keyturn.local.demo_logins import CURRENT, Notebook, application, probe
+from keyturn.local.demo_logins import Notebook, application, probe
 from keyturn.local.demo_recording import Recording, Rotated, StepRun, Verdict
 from keyturn.local.deploy import deploy
 from keyturn.model import Step, Strategy
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
 
 APPLICATION_KEY_ID = "DEMOAPPLICATION"
 PROBER_KEY_ID = "DEMOPROBER"
@@ -169,13 +171,13 @@ def _recorded(
     stage: _Stage, system: str, strategy: Strategy | None, rotations: int, report: Report
 ) -> Recording:
     loops = [
-        partial(application, store=stage.store(APPLICATION_KEY_ID)),
-        partial(probe, store=stage.store(PROBER_KEY_ID)),
+        partial(application, store=_Reader(stage.store(APPLICATION_KEY_ID), stage.secret)),
+        partial(probe, store=_Reader(stage.store(PROBER_KEY_ID), stage.secret)),
     ]
-    with _few_pauses():
+    with few_pauses():
         began = time.time()  # the clock of the function's log lines, too
-        notebook = Notebook(stage.secret, stage.lets_in, lambda: time.time() - began)
-        with _going_on(*(partial(loop, notebook) for loop in loops)):
+        notebook = Notebook(stage.lets_in, lambda: time.time() - began)
+        with going_on(*(partial(loop, notebook) for loop in loops)):
             rotated = _rotate_often(stage, notebook, rotations, report)
         length_s = notebook.clock()
     return Recording(
@@ -192,8 +194,31 @@ def _recorded(
     )
 
 
+class _Reader:
+    """A `Reader`, as the SDK reads."""
+
+    def __init__(self, store: SecretsManagerClient, secret: str) -> None:
+        self._store = store
+        self._secret = secret
+
+    def current(self) -> tuple[str, str]:
+        return self._read(CURRENT)
+
+    def pending(self) -> tuple[str, str] | None:
+        try:
+            return self._read(PENDING)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise
+        return None
+
+    def _read(self, stage: str) -> tuple[str, str]:
+        answer = self._store.get_secret_value(SecretId=self._secret, VersionStage=stage)
+        return answer["VersionId"], answer["SecretString"]
+
+
 @contextlib.contextmanager
-def _few_pauses() -> Iterator[None]:
+def few_pauses() -> Iterator[None]:
     """Keep the collector off what is there already: going through moto's objects takes 150 ms.
 
     In that time nobody here would log in or answer, and it would look as if nothing worked.
@@ -207,7 +232,7 @@ def _few_pauses() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _going_on(*loops: Callable[[threading.Event], None]) -> Iterator[None]:
+def going_on(*loops: Callable[[threading.Event], None]) -> Iterator[None]:
     """Run *loops* beside the block, and end them with it. What one raises, is raised."""
     stopped = threading.Event()
     with ThreadPoolExecutor(len(loops)) as threads:
@@ -227,13 +252,13 @@ def _rotate_often(
     done: list[Rotated] = []
     time.sleep(REST_S)
     for number in range(1, rotations + 1):
-        report(f"Rotation {number} of {rotations}, {_so_far(notebook)}", number - 1)
+        report(f"Rotation {number} of {rotations}, {so_far(notebook)}", number - 1)
         done.append(_rotate(stage, store, notebook.clock))
         time.sleep(REST_S)
         # The store takes no further rotation while one hangs.
         if not done[-1].finished:
             break
-    report(f"Done, {_so_far(notebook)}", len(done))
+    report(f"Done, {so_far(notebook)}", len(done))
     return tuple(done)
 
 
@@ -258,7 +283,8 @@ def _store_calls(stage: _Stage) -> int:
     return len(stage.aws.log.calls(service="secretsmanager", caller=caller))
 
 
-def _so_far(notebook: Notebook) -> str:
+def so_far(notebook: Notebook) -> str:
+    """Say how many could log in."""
     refused = sum(login.verdict is not Verdict.IN for login in notebook.logins)
     return f"{len(notebook.logins)} logins, {refused} refused"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keyturn.local.demo_recording import AWS, Cloud
 from keyturn.model import Happening
 
 FOLLOW_UP = "follow-up"
@@ -63,6 +64,7 @@ class Aftermath:
     heard: tuple[Heard, ...]
     refused: int
     logins: int
+    cloud: Cloud = AWS
 
     @property
     def length_min(self) -> float:
@@ -98,7 +100,7 @@ def broken(aftermath: Aftermath) -> list[str]:
     if any(not each.old_works and not all(each.has_new) for each in aftermath.moments):
         found.append(f"{OLD_LOGIN} died before all had the new version")
     if aftermath.refused or not aftermath.logins:
-        found.append(f"{aftermath.refused} of {aftermath.logins} logins of the pods were refused")
+        found.append(f"{aftermath.refused} of {aftermath.logins} logins were refused meanwhile")
     told = {each.happening for each in aftermath.heard}
     untold = [each for each in (Happening.SUCCEEDED, Happening.RETIRED) if each not in told]
     return found + [f"nobody was told: {each.value}" for each in untold]
@@ -127,5 +129,6 @@ def steps(aftermath: Aftermath) -> Sequence[tuple[float, str]]:
     died = died_at(aftermath)
     if died is not None:
         found.append((died, f"{OLD_LOGIN} is refused"))
-    heard = [(each.at_min, f"SNS: {each.happening.value}, {each.fact}") for each in aftermath.heard]
+    teller = aftermath.cloud.alerts
+    heard = [(e.at_min, f"{teller}: {e.happening.value}, {e.fact}") for e in aftermath.heard]
     return sorted(found + heard, key=lambda each: each[0])

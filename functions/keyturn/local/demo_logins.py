@@ -15,22 +15,30 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from botocore.exceptions import ClientError
+from typing import Protocol
 
 from keyturn.local.demo_recording import KnownVersion, Login, Look, Try, Verdict
-
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
-CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
 
 PAUSE_S = 0.005
 """Seconds between two logins of the application: nearly none, but others want the CPU, too."""
 
 PROBE_EVERY_S = 0.025
 """Seconds from one round of the prober to the next; a round tries every version once."""
+
+
+class Reader(Protocol):
+    """Somebody who may read the secret, with a connection of their own.
+
+    What is read is a version's id, and the value as it is stored.
+    """
+
+    def current(self) -> tuple[str, str]:
+        """Read what the store serves."""
+        ...
+
+    def pending(self) -> tuple[str, str] | None:
+        """Read what the store keeps for later; None if there is nothing, or it shows nobody."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +60,17 @@ class Notebook:
     """What was seen, in the order in which it was seen. Safe to use from any thread.
 
     Args:
-        secret: The secret's ARN.
         lets_in: Asks the database, or whoever it is, whether it accepts a value.
         clock: Seconds since the beginning.
     """
 
     def __init__(
-        self,
-        secret: str,
-        lets_in: Callable[[Mapping[str, str]], bool],
-        clock: Callable[[], float],
+        self, lets_in: Callable[[Mapping[str, str]], bool], clock: Callable[[], float]
     ) -> None:
         self.clock = clock
         self.logins: list[Login] = []
         self.looks: list[Look] = []
         self.tries: list[Try] = []
-        self._secret = secret
         self._lets_in = lets_in
         self._lock = threading.Lock()
         self._known: dict[str, StoredLogin] = {}
@@ -83,19 +86,16 @@ class Notebook:
         """The same without passwords."""
         return tuple(KnownVersion(login.version_id, login.user) for login in self.known)
 
-    def read_current(self, store: SecretsManagerClient) -> StoredLogin:
+    def read_current(self, store: Reader) -> StoredLogin:
         """Read what the store serves."""
-        login = self._read(store, CURRENT)
+        login = self._noted(*store.current())
         self.looks.append(Look(self.clock(), login.version_id))
         return login
 
-    def read_pending(self, store: SecretsManagerClient) -> None:
+    def read_pending(self, store: Reader) -> None:
         """Read what the store keeps for later, if there is something."""
-        try:
-            self._read(store, PENDING)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ResourceNotFoundException":
-                raise
+        if (found := store.pending()) is not None:
+            self._noted(*found)
 
     def try_out(self, login: StoredLogin) -> bool:
         """Ask whether *login* is accepted."""
@@ -105,16 +105,13 @@ class Notebook:
             self.tries.append(Try(self.clock(), login.version_id, works))
         return works
 
-    def _read(self, store: SecretsManagerClient, stage: str) -> StoredLogin:
-        answer = store.get_secret_value(SecretId=self._secret, VersionStage=stage)
-        login = _stored_login(answer["VersionId"], answer["SecretString"])
+    def _noted(self, version_id: str, text: str) -> StoredLogin:
+        login = _stored_login(version_id, text)
         with self._lock:
             return self._known.setdefault(login.version_id, login)
 
 
-def application(
-    notebook: Notebook, stopped: threading.Event, *, store: SecretsManagerClient
-) -> None:
+def application(notebook: Notebook, stopped: threading.Event, *, store: Reader) -> None:
     """Log in with what is current, until *stopped*."""
     while not stopped.wait(PAUSE_S):
         began_s = notebook.clock()
@@ -123,7 +120,7 @@ def application(
         notebook.logins.append(Login(began_s, notebook.clock(), login.version_id, verdict))
 
 
-def probe(notebook: Notebook, stopped: threading.Event, *, store: SecretsManagerClient) -> None:
+def probe(notebook: Notebook, stopped: threading.Event, *, store: Reader) -> None:
     """Try every version, until *stopped*."""
     left_s = 0.0
     while not stopped.wait(left_s):
@@ -135,7 +132,7 @@ def probe(notebook: Notebook, stopped: threading.Event, *, store: SecretsManager
         left_s = max(0.0, began_s + PROBE_EVERY_S - notebook.clock())
 
 
-def _enter(notebook: Notebook, store: SecretsManagerClient, login: StoredLogin) -> Verdict:
+def _enter(notebook: Notebook, store: Reader, login: StoredLogin) -> Verdict:
     if notebook.try_out(login):
         return Verdict.IN
     fresh = notebook.read_current(store)

@@ -4,7 +4,7 @@ Per run there are two charts: the whole run, and the one rotation in which what 
 was refused longest. In a chart each version of the secret is a row:
 
     green bar       this login is accepted                (refused: a thin line)
-    outline         the store serves it as AWSCURRENT
+    outline         the store serves it as current
     red cross       a login of the application failed
 
 Built as a tree, so that whatever a name holds is escaped. What comes out is XML as well as HTML:
@@ -22,7 +22,8 @@ from xml.etree import ElementTree as ET
 from keyturn.local.demo_aftermath import OLD_LOGIN, Aftermath, broken, steps
 from keyturn.local.demo_aftermath import verdict as aftermath_verdict
 from keyturn.local.demo_recording import (
-    METHOD,
+    AWS,
+    Cloud,
     KnownVersion,
     Recording,
     Rotated,
@@ -33,6 +34,7 @@ from keyturn.local.demo_recording import (
     gaps,
     gaps_ms,
     is_good,
+    method,
     refused_logins,
     resolution_ms,
     served,
@@ -79,7 +81,7 @@ def page(
     main = _add(_add(html, "body"), "main")
     _add(main, "h1", "Who could log in while the secret changed")
     _add(main, "p", _introduction(recordings), class_="lead")
-    _add_legend(main)
+    _add_legend(main, _cloud(recordings))
     for recording in recordings:
         _add_run(main, recording)
     if aftermath is not None:
@@ -102,6 +104,10 @@ def _introduction(recordings: Sequence[Recording]) -> str:
 def _database(recordings: Sequence[Recording]) -> str:
     named = (each.database for each in recordings if each.strategy is not None)
     return next(named, "database")
+
+
+def _cloud(recordings: Sequence[Recording]) -> Cloud:
+    return next((each.cloud for each in recordings), AWS)
 
 
 def _has_key(recordings: Sequence[Recording]) -> bool:
@@ -175,7 +181,7 @@ def _add_figures(parent: ET.Element, recordings: Sequence[Recording]) -> None:
 def _add_method(parent: ET.Element, recordings: Sequence[Recording], measured_at: datetime) -> None:
     section = _add(parent, "section", class_="method")
     _add(section, "h2", "How this was measured")
-    _add(section, "p", METHOD)
+    _add(section, "p", method(_cloud(recordings)))
     coarsest = max((resolution_ms(recording) for recording in recordings), default=0)
     _add(
         section,
@@ -188,19 +194,19 @@ def _add_method(parent: ET.Element, recordings: Sequence[Recording], measured_at
         section,
         "p",
         f"Measured {measured_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by keyturn demo:"
-        f" {_database(recordings)} on this machine, AWS simulated (IAM and STS, too), the rotation"
+        f" {_database(recordings)} on this machine, {_cloud(recordings).simulated}, the rotation"
         " functions' own code.",
     )
 
 
-def _add_legend(parent: ET.Element) -> None:
+def _add_legend(parent: ET.Element, cloud: Cloud) -> None:
     legend = _add(parent, "ul", class_="legend")
     for meaning, draw in _LEGEND:
         item = _add(legend, "li")
         svg = _add(item, "svg", viewBox="0 0 34 26", width="34", height="26", aria_hidden="true")
         for tag, attributes in draw:
             _add(svg, tag, **attributes)
-        _add(item, "span", meaning)
+        _add(item, "span", meaning.format(current=cloud.current))
 
 
 _CROSS = "M-5,-5L5,5M-5,5L5,-5"
@@ -215,7 +221,7 @@ _TICKS = {"class_": "tick", "d": "M7,9V17M14,9V17M20,9V17M27,9V17"}
 _LEGEND: list[tuple[str, _Drawing]] = [
     ("this login is accepted", [("rect", _YES)]),
     ("it is refused", [("line", _NO)]),
-    ("the store serves it (AWSCURRENT)", [("rect", _YES), ("rect", _NOW)]),
+    ("the store serves it ({current})", [("rect", _YES), ("rect", _NOW)]),
     ("served, but refused", [("rect", _GAP), ("line", _NO), ("rect", _NOW)]),
     ("a login failed", [("path", _FAILED)]),
     ("refused, then in after a fresh read", [("circle", _FRESH)]),
@@ -296,7 +302,7 @@ def _part(aftermath: Aftermath, at_min: float) -> float:
 
 
 def _draw_heard(svg: ET.Element, aftermath: Aftermath, bottom: float) -> None:
-    _add(svg, "text", "told by SNS", class_="quiet", x=0.0, y=19.0)
+    _add(svg, "text", f"told by {aftermath.cloud.alerts}", class_="quiet", x=0.0, y=19.0)
     for each in aftermath.heard:
         x = LEFT + PLOT * _part(aftermath, each.at_min)
         _add(svg, "line", class_="tick", x1=x, x2=x, y1=26.0, y2=bottom)

@@ -23,6 +23,25 @@ from keyturn.model import Step, Strategy
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Whose store it is, in words.
+
+    Attributes:
+        current: How readers name the version that the store serves.
+        alerts: What tells people.
+        simulated: What of it is not real here.
+    """
+
+    current: str
+    alerts: str
+    simulated: str
+
+
+AWS = Cloud("AWSCURRENT", "SNS", "AWS simulated (IAM and STS, too)")
+GOOGLE = Cloud("latest", "Pub/Sub", "Google Cloud simulated")
+
+
 class Verdict(Enum):
     """How one login of the application ended.
 
@@ -127,6 +146,7 @@ class Recording:
     looks: tuple[Look, ...]
     tries: tuple[Try, ...]
     logins: tuple[Login, ...]
+    cloud: Cloud = AWS
 
     @property
     def title(self) -> str:
@@ -280,14 +300,16 @@ def verdict(recording: Recording) -> str:
     )
 
 
-METHOD = (
-    "A login: the application reads AWSCURRENT from the store, logs in with it, SELECT 1; with an"
-    " access key, it asks STS whose it is. One that is refused is tried once more, with a fresh"
-    " read. It is in after a fresh read if the store served another version by then and that one"
-    " worked; else it failed. The prober, which tries every version all the time, is not counted."
-    " How long current was refused is the median of the rotations."
-)
-"""How the figures are come by."""
+def method(cloud: Cloud) -> str:
+    """Say how the figures are come by."""
+    key = "; with an access key, it asks STS whose it is" if cloud is AWS else ""
+    return (
+        f"A login: the application reads {cloud.current} from the store, logs in with it, SELECT"
+        f" 1{key}. One that is refused is tried once more, with a fresh read. It is in after a"
+        " fresh read if the store served another version by then and that one worked; else it"
+        " failed. The prober, which tries every version all the time, is not counted. How long"
+        " current was refused is the median of the rotations."
+    )
 
 
 def _unfinished(recording: Recording) -> list[Rotated]:

@@ -17,6 +17,7 @@ from rich.text import Text
 from keyturn.local.demo_aftermath import OLD_LOGIN, Aftermath, broken
 from keyturn.local.demo_aftermath import verdict as aftermath_verdict
 from keyturn.local.demo_recording import (
+    Cloud,
     KnownVersion,
     Recording,
     Span,
@@ -39,8 +40,8 @@ class Cell(Enum):
     UNSEEN = (" ", "", "")
     REFUSED = ("·", "bright_black", "refused")
     ACCEPTED = ("▒", "green", "works")
-    SERVED = ("█", "green", "works, is AWSCURRENT")
-    GAP = ("✗", "bold red", "is AWSCURRENT, refused")
+    SERVED = ("█", "green", "works, is {current}")
+    GAP = ("✗", "bold red", "is {current}, refused")
 
     @property
     def glyph(self) -> str:
@@ -54,7 +55,7 @@ class Cell(Enum):
 
     @property
     def meaning(self) -> str:
-        """For the legend."""
+        """For the legend; `current` is the cloud's word for it."""
         return self.value[2]
 
 
@@ -136,13 +137,13 @@ def _told(aftermath: Aftermath, columns: int) -> Text:
         column = int(columns * each.at_min / (aftermath.length_min or 1.0))
         first = max(0, min(columns - len(word), column))
         line[first : first + len(word)] = word
-    return Text("SNS".ljust(LABEL_WIDTH) + "".join(line), style="cyan")
+    return Text(aftermath.cloud.alerts.ljust(LABEL_WIDTH) + "".join(line), style="cyan")
 
 
-def legend() -> Text:
+def legend(cloud: Cloud) -> Text:
     """Return what the characters mean."""
-    told = [cell for cell in Cell if cell.meaning]
-    parts = [Text.assemble((cell.glyph, cell.style), f" {cell.meaning}") for cell in told]
+    told = [(cell, cell.meaning.format(current=cloud.current)) for cell in Cell if cell.meaning]
+    parts = [Text.assemble((cell.glyph, cell.style), f" {meaning}") for cell, meaning in told]
     return Text("   ").join(parts)
 
 

@@ -66,6 +66,7 @@ class LocalGoogle:
     Attributes:
         secret_manager: Its API.
         fronts: The doors, by function.
+        endpoint: Where all but Secret Manager listens.
     """
 
     def __init__(  # what a test may choose
@@ -79,6 +80,7 @@ class LocalGoogle:
         self.pubsub = pubsub or PubSub()
         self.secret_manager = LocalSecretManager()
         self.fronts: dict[str, Front] = {}
+        self.endpoint = ""
         self._services = services or {}
         self._attempts = attempts
         self._settings = {**({"KEYTURN_PLAN": str(plan_file)} if plan_file else {})}
@@ -92,8 +94,8 @@ class LocalGoogle:
         self._clock = undo.enter_context(time_machine.travel(datetime.now(UTC), tick=True))
         undo.enter_context(self.secret_manager)
         self.secret_manager.listen(self._tell)
-        endpoint = undo.enter_context(google_rest.served(self._answer))
-        undo.enter_context(self._environment(endpoint))
+        self.endpoint = undo.enter_context(google_rest.served(self._answer))
+        undo.enter_context(self._environment())
         for name in ("rotate", "follow_up"):
             port = self._run(name)
             adds = PUSHER if isinstance(self.pubsub, Emulator) else ""
@@ -112,7 +114,7 @@ class LocalGoogle:
     # ------------------------------------------------------------------------ what is deployed
 
     @contextlib.contextmanager
-    def _environment(self, endpoint: str) -> Iterator[None]:
+    def _environment(self) -> Iterator[None]:
         before = dict(os.environ)
         os.environ.update(
             {
@@ -124,7 +126,7 @@ class LocalGoogle:
                 "KEYTURN_ALERTS": f"pubsub:{ALERTS}",
                 "KEYTURN_TIMEOUT_S": "60",
                 "KEYTURN_SECRET_MANAGER": self.secret_manager.address,
-                "KEYTURN_GOOGLE_ENDPOINT": endpoint,
+                "KEYTURN_GOOGLE_ENDPOINT": self.endpoint,
                 **self._settings,
             }
         )
