@@ -75,6 +75,11 @@ resource "google_monitoring_alert_policy" "dead" {
   }
 }
 
+locals {
+  # Not the dead letters: they lie there until somebody takes them.
+  pushed = join(",", [for each in google_pubsub_subscription.push : jsonencode(each.name)])
+}
+
 resource "google_monitoring_alert_policy" "waiting" {
   project               = var.project
   display_name          = "${var.name}: messages wait"
@@ -85,7 +90,7 @@ resource "google_monitoring_alert_policy" "waiting" {
     display_name = "messages wait"
 
     condition_threshold {
-      filter          = "resource.type=\"pubsub_subscription\" AND metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.labels.subscription_id=starts_with(\"${var.name}-\")"
+      filter          = "resource.type=\"pubsub_subscription\" AND metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.labels.subscription_id=one_of(${local.pushed})"
       comparison      = "COMPARISON_GT"
       threshold_value = 3600
       duration        = "300s"

@@ -74,8 +74,9 @@ resource "google_cloudfunctions2_function" "this" {
   description = "keyturn: ${each.key}"
 
   build_config {
-    runtime     = "python313"
-    entry_point = each.key
+    runtime         = "python313"
+    entry_point     = each.key
+    service_account = var.build_account
 
     source {
       storage_source {

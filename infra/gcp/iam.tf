@@ -136,8 +136,15 @@ resource "google_pubsub_topic_iam_member" "alerts" {
   member  = google_service_account.function[each.key].member
 }
 
+# In a new project it is not there yet, and a grant to an account that is not there fails.
+resource "google_project_service_identity" "pubsub" {
+  provider = google-beta
+  project  = var.project
+  service  = "pubsub.googleapis.com"
+}
+
 locals {
-  pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+  pubsub_agent = google_project_service_identity.pubsub.member
 }
 
 # Pub/Sub's own account makes the tokens of pushes, and moves dead letters.

@@ -50,13 +50,19 @@ variable "admin_secrets" {
 }
 
 variable "kms_key" {
-  description = "Full name of a Cloud KMS key for the secrets and the topics; Google's own keys if there is none. The service agents of Secret Manager and Pub/Sub must be allowed to use it."
+  description = "Full name of a Cloud KMS key in the location `global`, as secrets without a place of their own take no other, for the secrets and the topics; Google's own keys if there is none. The service agents of Secret Manager and Pub/Sub must be allowed to use it."
   type        = string
   default     = null
 }
 
 variable "vpc_connector" {
   description = "Full name of a Serverless VPC Access connector, for databases with a private address."
+  type        = string
+  default     = null
+}
+
+variable "build_account" {
+  description = "Full name of the service account that builds, projects/P/serviceAccounts/E-MAIL, with roles/cloudbuild.builds.builder; the project's default one if there is none."
   type        = string
   default     = null
 }

@@ -202,6 +202,15 @@ def test_second_looks_do_not_become_dead_letters() -> None:
     assert attempts == [("rotate", "20"), ("follow_up", "20"), ("follow_up", "100")]
 
 
+def test_pub_subs_own_account_is_made_before_it_is_granted_anything() -> None:
+    """In a new project it is not there yet, and a grant to an account that is not there fails."""
+    identity = resources("google_project_service_identity")["pubsub"]
+
+    assert identity["service"] == "pubsub.googleapis.com"
+    assert identity["provider"] == "google-beta"
+    assert local("pubsub_agent") == "${google_project_service_identity.pubsub.member}"
+
+
 def test_the_clock_asks_for_a_sweep() -> None:
     [target] = resources("google_cloud_scheduler_job")["sweep"]["pubsub_target"]
 
@@ -221,6 +230,13 @@ def test_the_functions_are_given_what_they_ask_for() -> None:
         *("KEYTURN_FOLLOW_UP_TOPIC", "KEYTURN_ALERTS", "KEYTURN_TIMEOUT_S"),
     }
     assert "KEYTURN_PROJECT         = data.google_project.this.number" in TEXTS["functions.tf"]
+
+
+def test_a_project_may_say_who_builds() -> None:
+    """Else it is the default account of Compute Engine, which new organisations give no rights."""
+    [build] = resources("google_cloudfunctions2_function")["this"]["build_config"]
+
+    assert build["service_account"] == "${var.build_account}"
 
 
 def test_the_entry_points_are_those_of_main() -> None:
@@ -267,6 +283,17 @@ def test_the_alert_policies_match_what_is_written(capsys: pytest.CaptureFixture[
         assert asked.items() <= line.items()
         assert "severity>=ERROR" not in filter_ or line["severity"] == "ERROR"
         assert "secret" in line
+
+
+def test_dead_letters_are_not_messages_that_wait() -> None:
+    """They lie there until somebody takes them: an alert of their own says so, once."""
+    [waiting] = resources("google_monitoring_alert_policy")["waiting"]["conditions"]
+
+    watched = re.findall(r"subscription_id=(.*)$", waiting["condition_threshold"][0]["filter"])
+    assert watched == ["one_of(${local.pushed})"]
+    assert local("pushed") == (
+        '${join(",", [for each in google_pubsub_subscription.push : jsonencode(each.name)])}'
+    )
 
 
 # ---------------------------------------------------------------------------- the example
@@ -323,7 +350,12 @@ MISTAKES = [
     ("topics.tf", "ack_deadline_seconds", "ack_deadline", "push: there is no `ack_deadline`"),
     ("topics.tf", '    ttl = ""', '    tll = ""', "expiration_policy: there is no `tll`"),
     ("topics.tf", "audience  ", "audiance  ", "oidc_token: there is no `audiance`"),
-    ("functions.tf", '    runtime     = "python313"\n    entry_point', "    entry", "no `entry`"),
+    (
+        "functions.tf",
+        '    runtime         = "python313"\n    entry_point',
+        "    entry",
+        "no `entry`",
+    ),
     ("secrets.tf", "  secret_id           = each.key\n", "", "rotated: `secret_id` is missing"),
     ("secrets.tf", "each.value.destroy_after", "var.destroy_after", "var.destroy_after: is not"),
     ("iam.tf", "local.pubsub_agent", "local.agent", "local.agent: is not declared"),
