@@ -41,6 +41,19 @@ variable "secrets" {
     condition     = alltrue([for id in keys(var.secrets) : can(regex("^[A-Za-z0-9_-]{1,247}$", id))])
     error_message = "A secret's id has 247 letters, digits, hyphens and underscores at most: its companion has eight more."
   }
+
+  validation {
+    condition     = alltrue([for id in keys(var.secrets) : !endswith(id, "-pending")])
+    error_message = "An id that ends in -pending is a companion's name: companions are made here, and never rotated."
+  }
+
+  validation {
+    condition = alltrue([
+      for each in values(var.secrets) :
+      can(regex("^[0-9]+s$", each.rotation_period)) && try(tonumber(trimsuffix(each.rotation_period, "s")) >= 3600, false)
+    ])
+    error_message = "A rotation_period is a whole number of seconds with an s behind it, 3600s at least."
+  }
 }
 
 variable "admin_secrets" {
@@ -89,4 +102,9 @@ variable "timeout_s" {
   description = "How long a function may run, in seconds."
   type        = number
   default     = 300
+
+  validation {
+    condition     = var.timeout_s >= 1 && var.timeout_s < 600 && floor(var.timeout_s) == var.timeout_s
+    error_message = "Less than the 600 s that a push waits, in whole seconds: else a message comes again while it is being heard."
+  }
 }

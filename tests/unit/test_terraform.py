@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -323,6 +324,75 @@ def test_the_files_have_terraforms_own_form() -> None:
     )
 
     assert done.returncode == 0, done.stdout.decode()
+
+
+def evaluated(tmp_path: Path, expression: str, **variables: object) -> Any:
+    """Return what Terraform itself makes of an expression; without a provider, so of few.
+
+    Raises:
+        ValueError: It refuses; the text says why.
+    """
+    terraform = shutil.which("terraform")
+    if terraform is None:
+        pytest.skip("needs terraform, which no package registry has")
+    granted = re.search(r"(?ms)^  # A function's role.*?^}", TEXTS["iam.tf"])
+    assert granted
+    (tmp_path / "variables.tf").write_text(TEXTS["variables.tf"])
+    (tmp_path / "locals.tf").write_text(f"locals {{\n{granted[0]}\n")
+    values = {"project": "p", "region": "r", "source_dir": "s", "secrets": SOME, **variables}
+    (tmp_path / "some.tfvars.json").write_text(json.dumps(values))
+
+    done = subprocess.run(
+        [terraform, f"-chdir={tmp_path}", "console", "-var-file=some.tfvars.json"],
+        input=f"jsonencode({expression})",
+        env={"PATH": os.environ["PATH"], "CHECKPOINT_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    if not done.stdout.startswith('"'):  # It may exit with 0 all the same.
+        told = re.sub(r"\x1b\[[0-9;]*m|[╷│╵]", " ", done.stdout + done.stderr)
+        raise ValueError(" ".join(told.split()))
+    return json.loads(json.loads(done.stdout))
+
+
+SOME = {name: {"first_rotation": "2030-01-01T03:00:00Z"} for name in ("orders", "users")}
+
+
+@pytest.mark.parametrize("has_generate", [False, True])
+def test_each_function_gets_each_secret(tmp_path: Path, *, has_generate: bool) -> None:
+    made = evaluated(
+        tmp_path,
+        "[local.grants, local.admin_grants]",
+        has_generate=has_generate,
+        admin_secrets=["a"],
+    )
+
+    grants, admins = ({(e["function"], e["secret"]) for e in each.values()} for each in made)
+    functions = {"rotate", "follow_up"} | ({"generate"} if has_generate else set())
+    assert grants == {(function, secret) for function in functions for secret in SOME}
+    assert admins == {("rotate", "a"), ("follow_up", "a")}
+
+
+REFUSED = [
+    ({"name": "Keyturn"}, "3 to 16 small letters"),
+    ({"name": "keyturn-of-the-shop"}, "3 to 16 small letters"),
+    ({"secrets": {"a b": SOME["users"]}}, "A secret's id has 247"),
+    ({"secrets": {"orders-pending": SOME["users"]}}, "is a companion's name"),
+    ({"secrets": {"orders": {**SOME["users"], "rotation_period": "600s"}}}, "3600s at least"),
+    ({"secrets": {"orders": {**SOME["users"], "rotation_period": "30d"}}}, "3600s at least"),
+    ({"timeout_s": 600}, "Less than the 600 s"),
+    ({"timeout_s": 1.5}, "Less than the 600 s"),
+]
+
+
+@pytest.mark.parametrize("variables, said", REFUSED, ids=[str(each[0]) for each in REFUSED])
+def test_what_cannot_work_is_refused_before_anything_is_made(
+    tmp_path: Path, variables: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        evaluated(tmp_path, "1", **variables)
 
 
 @pytest.fixture(scope="module")
