@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -395,6 +396,17 @@ def test_what_cannot_work_is_refused_before_anything_is_made(
         evaluated(tmp_path, "1", **variables)
 
 
+def check() -> Any:
+    """Return the check, which is a script."""
+    spec = importlib.util.spec_from_file_location("check_terraform", CHECK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def wheel() -> Path:
     found = sorted(SCHEMA.glob("*.whl"))
@@ -402,18 +414,29 @@ def wheel() -> Path:
     return found[0]
 
 
-def checked(wheel: Path, folder: Path) -> list[str]:
-    """Return what the check says of a folder."""
+@pytest.fixture(scope="module")
+def checked(wheel: Path) -> Callable[[Path], list[str]]:
+    """Return what the check says of a folder; the schema is read once."""
+    module = check()
+    provider = module.Provider(wheel)
+    return lambda folder: [str(each) for each in module.problems(folder, provider)]
+
+
+def test_the_command_prints_what_it_finds_and_fails(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "main.tf").write_text('resource "google_nothing" "x" {}\n')
+
     done = subprocess.run(
-        [sys.executable, CHECK, wheel, folder], capture_output=True, text=True, check=False
+        [sys.executable, CHECK, wheel, tmp_path], capture_output=True, text=True, check=False
     )
-    assert done.returncode == bool(done.stdout), done.stderr
-    return done.stdout.splitlines()
+
+    assert (done.returncode, done.stdout) == (1, "google_nothing.x: there is no such resource\n")
 
 
 @pytest.mark.parametrize("folder", [FOLDER, EXAMPLE], ids=["module", "example"])
-def test_the_provider_knows_all_that_is_there(wheel: Path, folder: Path) -> None:
-    assert checked(wheel, folder) == []
+def test_the_provider_knows_all_that_is_there(
+    checked: Callable[[Path], list[str]], folder: Path
+) -> None:
+    assert checked(folder) == []
 
 
 MISTAKES = [
@@ -442,11 +465,16 @@ MISTAKES = [
 
 @pytest.mark.parametrize("file, old, new, said", MISTAKES, ids=[each[3] for each in MISTAKES])
 def test_the_check_sees_a_mistake(  # noqa: PLR0913, PLR0917  # what is changed, and what is said
-    wheel: Path, tmp_path: Path, file: str, old: str, new: str, said: str
+    checked: Callable[[Path], list[str]],
+    tmp_path: Path,
+    file: str,
+    old: str,
+    new: str,
+    said: str,
 ) -> None:
     """A check that cannot fail proves nothing."""
     for name, text in TEXTS.items():
         (tmp_path / name).write_text(text.replace(old, new, 1) if name == file else text)
     assert old in TEXTS[file]
 
-    assert any(said in each for each in checked(wheel, tmp_path))
+    assert any(said in each for each in checked(tmp_path))
