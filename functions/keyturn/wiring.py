@@ -493,8 +493,12 @@ def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str])
     settings = replace(
         Settings.from_environment(environment), admin_secrets=("*",), plan_file=plan_file
     )
-    site = Site(Aws(), settings, settings.surroundings(lambda: EXPLAIN_S))
-    plan = _whole_plan(settings)
+    return status_at(name, Site(Aws(), settings, settings.surroundings(lambda: EXPLAIN_S)))
+
+
+def status_at(name: str, site: Site) -> Report:
+    """Do as `status` does, wherever the secret is."""
+    plan = _whole_plan(site.settings)
     [name] = _followed_names(FollowUpEvent(SecretRef(name), is_asked=True), plan, site.cloud)
     return _follow_up(name, plan, site, []).status()
 

@@ -8,23 +8,34 @@ or `locations/PLACE/secrets/ID`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from keyturn import document
 from keyturn.boundary import FollowUpEvent, GenerationEvent
 from keyturn.document import MembersOf, Whole
-from keyturn.errors import Denied, KeyturnError, Misconfigured, Retryable, Unsupported
+from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Retryable, Unsupported
 from keyturn.google import api, callers, events
 from keyturn.google.call import Call, Misdeployed
 from keyturn.google.events import Message, RotationNotice
-from keyturn.model import Alert, Credential, Happening, SecretRef, Sighting, Surroundings
+from keyturn.model import (
+    Alert,
+    Credential,
+    Happening,
+    RotationId,
+    SecretRef,
+    Sighting,
+    Surroundings,
+)
 from keyturn.stores import secret_manager_wire
 from keyturn.stores.secret_manager import SecretManager, connect
 from keyturn.stores.secret_manager_wire import location_of
 from keyturn.wiring import (
+    EXPLAIN_S,
     Followed,
     Generation,
     Rotated,
@@ -39,10 +50,14 @@ from keyturn.wiring import (
     plan_for,
     read_plan,
     rotation_of,
+    status_at,
     tell,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keyturn.follow_up import Report
     from keyturn.rotation import Rotation
     from keyturn.stores.secret_manager_values import SecretManagerValues
     from keyturn.watchdog import Watched
@@ -381,6 +396,87 @@ class Function:
                 f"{ref} is of another project",
                 remedy="Write this project's number in KEYTURN_PROJECT, if it is the right one.",
             )
+
+
+# ---------------------------------------------------------------------------- for a person
+
+
+def is_of_google(name: str, environment: Mapping[str, str]) -> bool:
+    """Tell whether a person means a secret in Secret Manager: by its name, or KEYTURN_PROJECT."""
+    is_short = not name.startswith("arn:") and "KEYTURN_PROJECT" in environment
+    return name.startswith("projects/") or is_short
+
+
+def status(name: str, *, plan_file: Path | None, environment: Mapping[str, str]) -> Report:
+    """See `wiring.status`."""
+    person = _for_a_person(name, environment, plan_file)
+    return status_at(name, Site(person.cloud, person.settings, person.surroundings))
+
+
+def ask_to_rotate(
+    name: str, environment: Mapping[str, str]
+) -> tuple[RotationId, Callable[[], bool]]:
+    """Publish what Secret Manager would, on the secret's own topic.
+
+    Returns:
+        The rotation's id, and what tells whether its version is current. Raises Busy once it will
+        never be.
+
+    Raises:
+        Misconfigured: Nobody is told of the secret, so nobody rotates it.
+    """
+    cloud = _for_a_person(name, environment, None).cloud
+    ref = cloud.ref(name)
+    topics = cloud.store(ref, document.usual).topics(ref)
+    if not topics:
+        raise Misconfigured(
+            f"{ref} has no topic, so nobody hears that it is to be rotated",
+            remedy="Give it the topic that the function `rotate` hears: see docs/google.md.",
+        )
+    pubsub = cloud.client("pubsub.googleapis.com", None)
+    message = events.tick(ref, SystemClock().now())
+    path, body = f"/v1/{topics[0]}:publish", {"messages": [message]}
+    [message_id] = pubsub.ask("Publish", topics[0], "POST", path, body)["messageIds"]
+    rotation_id = events.rotation_id_of(message_id)
+
+    def is_current() -> bool:
+        store = cloud.store(ref, document.usual)
+        if store.standing(ref).current == rotation_id:
+            return True
+        if store.is_over(ref, rotation_id):
+            raise Busy(
+                f"{ref}: rotation {rotation_id} is over, and another version is current",
+                remedy="Nothing, if a newer one took over; else rotate again.",
+            )
+        return False
+
+    return rotation_id, is_current
+
+
+@dataclass(frozen=True, slots=True)
+class _Persons:
+    """What a `Site` is made of."""
+
+    cloud: Google
+    settings: Settings
+    surroundings: Surroundings
+
+
+def _for_a_person(name: str, environment: Mapping[str, str], plan_file: Path | None) -> _Persons:
+    if find_spec("google") is None or find_spec("google.cloud") is None:
+        raise Misconfigured(
+            "the library for Secret Manager is not installed",
+            remedy="Run pip install 'keyturn[google]'.",
+        )
+    told = dict(environment)
+    if name.startswith("projects/"):
+        told["KEYTURN_PROJECT"] = name.split("/")[1]
+    deployment = Deployment.from_environment(told)
+    settings = replace(deployment.settings, admin_secrets=("*",), plan_file=plan_file)
+    surroundings = settings.surroundings(
+        lambda: EXPLAIN_S, google_endpoint=deployment.google_endpoint
+    )
+    return _Persons(Google(deployment, surroundings), settings, surroundings)
 
 
 def _planned_alerts(site: Site) -> tuple[str, ...]:

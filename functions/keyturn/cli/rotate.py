@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,24 +20,25 @@ PAUSE_S = 1.0
 
 
 def rotate(
-    secret: Annotated[str, typer.Argument(help="The secret's name or ARN.")],
+    secret: Annotated[str, typer.Argument(help="The secret's name, or its full one.")],
     timeout: Annotated[
         int, typer.Option(min=1, help="How long to wait, in seconds.", metavar="SECONDS")
     ] = 300,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
-    """Have Secrets Manager rotate a secret, and wait until the new version is current.
+    """Have a secret rotated, and wait until the new version is current.
 
-    Uses your own AWS credentials; the secret's rotation function does the work.
+    Uses your own credentials for the cloud; the secret's rotation function does the work. A secret
+    is on Google Cloud if it is called `projects/..`, or KEYTURN_PROJECT is set: then what Secret
+    Manager would say is published on the secret's own topic.
     """
-    from keyturn import boundary, wiring
+    from keyturn import boundary
 
     boundary.quiet_sdk_loggers()
-    rotation_id = RotationId(str(uuid.uuid4()))
     started = time.monotonic()
     with _progress(secret, as_json=as_json) as report:
-        is_current = wiring.ask_to_rotate(secret, rotation_id)
+        rotation_id, is_current = _asked(secret)
         while not is_current():
             elapsed_s = time.monotonic() - started
             if elapsed_s > timeout:
@@ -56,6 +58,17 @@ def rotate(
     typer.echo(json.dumps(facts) if as_json else said)
 
 
+def _asked(secret: str) -> tuple[RotationId, Callable[[], bool]]:
+    """Ask, and return the rotation's id, and what tells whether it is done."""
+    from keyturn import wiring, wiring_google
+
+    ours = {key: value for key, value in os.environ.items() if key.startswith("KEYTURN_")}
+    if wiring_google.is_of_google(secret, ours):
+        return wiring_google.ask_to_rotate(secret, ours)
+    rotation_id = RotationId(str(uuid.uuid4()))
+    return rotation_id, wiring.ask_to_rotate(secret, rotation_id)
+
+
 @contextlib.contextmanager
 def _progress(secret: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
     """Show what happens: moving in a terminal, and nothing but the result elsewhere."""
@@ -65,5 +78,5 @@ def _progress(secret: str, *, as_json: bool) -> Iterator[Callable[[str], None]]:
     if as_json or not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(f"{secret}: asking Secrets Manager") as status:
+    with console.status(f"{secret}: asking for a rotation") as status:
         yield status.update

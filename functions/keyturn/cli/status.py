@@ -13,21 +13,25 @@ from keyturn.follow_up import Line, Report, State
 
 
 def status(
-    secret: Annotated[str, typer.Argument(help="The secret's name or ARN.")],
+    secret: Annotated[str, typer.Argument(help="The secret's name, or its full one.")],
     file: Annotated[Path, typer.Option("--plan", help="The plan.")] = Path("keyturn.yaml"),
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     """Show each destination, each consumer and the old credential. Changes nothing.
 
-    Uses your own AWS credentials, with which it reads the current version. Ends with 1 if
+    Uses your own credentials for the cloud, with which it reads the current version. A secret is
+    on Google Cloud if it is called `projects/..`, or KEYTURN_PROJECT is set. Ends with 1 if
     something waits or has failed.
     """
-    from keyturn import boundary, wiring
+    from keyturn import boundary, wiring, wiring_google
 
     boundary.quiet_sdk_loggers()
     ours = {key: value for key, value in os.environ.items() if key.startswith("KEYTURN_")}
-    report = wiring.status(secret, plan_file=file, environment=ours)
+    if wiring_google.is_of_google(secret, ours):
+        report = wiring_google.status(secret, plan_file=file, environment=ours)
+    else:
+        report = wiring.status(secret, plan_file=file, environment=ours)
     if as_json:
         typer.echo(json.dumps(_members(secret, report)))
     else:

@@ -123,8 +123,20 @@ def rotation_notice(asked: Message, now: datetime) -> RotationNotice:
     """
     if asked.at > now + CLOCKS_DIFFER:
         _refuse("is from the future")
+    return RotationNotice(_ref(asked), rotation_id_of(asked.id), asked.topic, asked.at)
+
+
+def tick(ref: SecretRef, at: datetime) -> dict[str, object]:
+    """Return what asks for a rotation now, as Pub/Sub's `publish` takes it."""
+    attributes = {"eventType": ROTATE, "secretId": ref, "timestamp": at.isoformat()}
+    data = base64.b64encode(json.dumps({"name": ref}).encode()).decode()
+    return {"data": data, "attributes": attributes}
+
+
+def rotation_id_of(message_id: str) -> RotationId:
+    """Return the id of the rotation that a message asks for."""
     # A version that somebody has stored is named by its number alone: no message's id is one.
-    return RotationNotice(_ref(asked), RotationId(f"m{asked.id}"), asked.topic, asked.at)
+    return RotationId(f"m{message_id}")
 
 
 def follow_up_event(asked: Message, now: datetime) -> FollowUpEvent:

@@ -212,6 +212,10 @@ class SecretManager:
         """Return *ref*, which is the full name: no other secret has it."""
         return ref
 
+    def topics(self, ref: SecretRef) -> list[str]:
+        """Return the topics that are told of the secret."""
+        return [topic.name for topic in self._wire.secret(ref).topics]
+
     def number(self, ref: SecretRef, version_id: RotationId) -> int:
         """Return the number of a version, for whoever is to be pinned to it.
 
