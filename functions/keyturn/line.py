@@ -72,7 +72,7 @@ class Request:
         media_type: Of the body, if there is one.
         body: May hold secrets.
         accept: The media type of the answer.
-        headers: Besides.
+        headers: Besides. An `Authorization` among them goes in the bearer token's place.
         is_repeatable: Whether it may be sent twice; if not, no answer is one try's.
     """
 
@@ -210,6 +210,8 @@ class Line:
         headers = {"Accept": request.accept, "User-Agent": "keyturn", **request.headers}
         if request.body is not None:
             headers["Content-Type"] = request.media_type
+        if "Authorization" in headers:
+            return headers
         # Checked here: what refuses it later would quote it.
         if not _is_one_word(token.reveal()):
             raise Misconfigured(

@@ -133,6 +133,17 @@ class GoogleApi:
         answer = self._answered(what, ref, request, answers)
         return answer if not _is_answer(answer) else answer.body
 
+    def signed(self, what: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """Read with an authorization of the caller's own, and return whatever is answered.
+
+        Raises:
+            Unreachable: No answer.
+        """
+        from keyturn.line import Request
+
+        request = Request(what, "GET", self._prefix + path, accept="*/*", headers=headers)
+        return self._connected().ask(request)
+
     def _answered(
         self, what: str, ref: str, request: Request, answers: Mapping[str, Any] | None
     ) -> Any:
