@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,8 +72,6 @@ secrets:
         self.ref = self.google.add_secret(self.id, login, MONTH)
 
     def _endpoint(self) -> str:
-        import os
-
         return os.environ["KEYTURN_GOOGLE_ENDPOINT"]
 
     def _login(self, user: str, password: str) -> Mapping[str, Any]:
@@ -318,3 +317,18 @@ def test_somebody_asks_for_a_look(simulated: Site, capsys: pytest.CaptureFixture
 
     [done] = [each for each in lines(capsys) if each["message"] == "step succeeded"]
     assert done["looked_at"] == "1"
+
+
+def test_variables_of_whoever_runs_it_are_not_the_functions(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that knows a variable of ours not refuses to run at all."""
+    monkeypatch.setenv("KEYTURN_OF_A_STRANGER", "1")
+    site = Site(postgres, tmp_path, PubSub())
+
+    with site.google:
+        site.start()
+        site.google.publish(SECRETS, site.tick(), site.data)
+        site.google.wait_until(lambda: site.versions == 2)
+
+    assert os.environ["KEYTURN_OF_A_STRANGER"] == "1"

@@ -116,6 +116,9 @@ class LocalGoogle:
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
         before = dict(os.environ)
+        for name in before:
+            if name.startswith("KEYTURN_"):  # Of whoever runs this, and not of the functions.
+                del os.environ[name]
         os.environ.update(
             {
                 "KEYTURN_PROJECT": PROJECT,

@@ -31,6 +31,7 @@ without TLS is for loopback only.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -38,6 +39,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
+
+# Else gRPC does something in each process that is forked off, a database's for one, before that
+# becomes another program; and under load it has died of it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from google.cloud import secretmanager_v1
