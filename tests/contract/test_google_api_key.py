@@ -353,6 +353,43 @@ def test_whoever_may_write_the_secret_cannot_have_others_keys_deleted(shop: Shop
     assert {key.name for key in theirs} < {*shop.alive()}
 
 
+def test_nor_if_the_good_one_was_made_by_hand(shop: Shop, first: ApiKey) -> None:
+    """It tells of no secret, so it must not tell of all of them."""
+    theirs = shop.service.make_key(ATTEMPT.name.lower())
+    theirs.shown = {"annotations": {REPLACES: "payments"}}
+    shop.put(replace(theirs, value=Sensitive(f"{CANARY}made-up")), "evil")
+    shop.put(first, "good")
+
+    for name in ("a", "b", "c"):
+        shop.rotate(name)
+
+    assert theirs.name in shop.alive()
+
+
+def test_what_a_crash_has_left_of_the_first_rotation_is_deleted(shop: Shop, first: ApiKey) -> None:
+    """By the next try, even if none has ever come to its end: they must not add up."""
+    for name in ("a", "b", "c"):
+        shop.world.after = _die_after_mint(shop)
+        shop.world.clock.advance(timedelta(seconds=LONG_S))
+        with pytest.raises(Crash):
+            shop.rotation(name).run()
+        shop.world.after = _carry_on
+        shop.store.abandon()
+
+        assert len(shop.alive()) == 2
+    assert first.name in shop.alive()
+
+
+def _die_after_mint(shop: Shop) -> Callable[..., None]:
+    made = shop.service.asked.count("CreateKey")
+
+    def die(*_: object) -> None:
+        if shop.service.asked.count("CreateKey") > made:
+            raise Crash
+
+    return die
+
+
 def test_a_key_that_a_person_has_put_in_is_followed_and_then_deleted(shop: Shop) -> None:
     """And what there was before it, too: what keyturn had made, and what that had replaced."""
     second = shop.rotate("a")

@@ -187,15 +187,25 @@ class GoogleApiKeys:
         if found is None or found[1] != holder:
             return False
         own = _OURS.fullmatch(_id_of(current.principal))
-        # What a person has put into it tells of no secret.
-        secret = own["secret"] if own is not None else None
+        if own is None:
+            return self._has_followed(current, key_id)
         if _OURS.fullmatch(found[2]):
-            return _is_for(secret, found[2])
+            return _is_for(own["secret"], found[2])
         # One that was deleted tells, too, for 30 days.
         everything = self._described(holder, showDeleted="true")
         return any(
-            _replaced(each) == found[2] and _is_for(secret, _id(each)) for each in everything
+            _replaced(each) == found[2] and _is_for(own["secret"], _id(each)) for each in everything
         )
+
+    def _has_followed(self, current: Credential, key_id: str) -> bool:
+        """Tell whether keyturn has made a key after current's, which a person has made.
+
+        Such a current tells of no secret. Any other key waits until one of ours is current.
+        """
+        key = self._key(key_id)
+        if key is None or not _OURS.fullmatch(_id(key)):
+            return False
+        return _replaced(key) == _id_of(current.principal)
 
     # ------------------------------------------------------------------------ the service
 
@@ -337,10 +347,9 @@ def _replaced(key: Mapping[str, Any]) -> str:
     return str(key.get("annotations", {}).get(REPLACES, ""))
 
 
-def _is_for(secret: str | None, key_id: str) -> bool:
-    """Tell whether keyturn has made that key for a secret; None is any."""
+def _is_for(secret: str, key_id: str) -> bool:
     found = _OURS.fullmatch(key_id)
-    return found is not None and secret in {None, found["secret"]}
+    return found is not None and found["secret"] == secret
 
 
 def _is_deleted(key: Mapping[str, Any]) -> bool:
