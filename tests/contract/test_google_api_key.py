@@ -441,14 +441,25 @@ def test_a_deleted_key_is_refused_though_its_value_still_leads_to_it(
     assert not keys.verify(shop.first)
 
 
-def test_a_key_is_served_when_its_value_leads_to_it(shop: Shop) -> None:
-    shop.service.undocumented = Undocumented(lookup_lag_s=30.0)
+@pytest.mark.parametrize("unknown", ["NOT_FOUND", "INVALID_ARGUMENT", "PERMISSION_DENIED"])
+def test_a_key_is_served_when_its_value_leads_to_it(shop: Shop, unknown: str) -> None:
+    """Whatever the service says of a value that it does not know yet."""
+    shop.service.undocumented = Undocumented(lookup_lag_s=30.0, unknown=unknown)
     began = shop.world.clock.now()
 
     shop.rotation("a").run()
 
     assert shop.world.clock.now() - began >= timedelta(seconds=30)
     assert shop.service.opens(shop.serves().value)
+
+
+def test_whoever_may_not_look_keys_up_hears_so_before_one_is_made(shop: Shop) -> None:
+    shop.service.undocumented = Undocumented(lookup_lag_s=1e9, unknown="PERMISSION_DENIED")
+
+    with pytest.raises(Denied):
+        shop.rotation("a").run()
+
+    assert shop.alive() == [shop.first.principal]
 
 
 def test_a_leaked_key_that_is_deleted_at_once_can_be_followed(shop: Shop, first: ApiKey) -> None:

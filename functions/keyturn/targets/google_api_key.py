@@ -127,7 +127,8 @@ class GoogleApiKeys:
                 remedy="Store name and value of one key.",
             )
         if not _is_deleted(key):
-            self._leads_to(current)
+            # Whether it may be asked at all. Later, a refusal tells that the key is new.
+            self._owner_of(current, _GONE)
 
     def keys(self, current: Credential) -> Sequence[IssuedKey]:
         """See `KeyIssuer.keys`. Those that were deleted are not shown."""
@@ -150,7 +151,7 @@ class GoogleApiKeys:
         self.holder(credential)
         if self._is_gone(name) or self._value(name) != credential.secret:
             return False
-        return self._leads_to(credential)
+        return self._owner_of(credential, _UNKNOWN) == name
 
     def last_used(self, current: Credential, key_id: str) -> datetime | None:
         """See `KeyIssuer.last_used`. Never known: the service does not tell."""
@@ -230,8 +231,8 @@ class GoogleApiKeys:
         code = _FAILED if said is _FULL else self._outcome(name, said)
         if code == _FAILED:
             raise Busy(
-                f"{holder} has as many API keys as it may",
-                remedy="Nothing: it is tried again with a fresh list of them.",
+                f"{holder} takes no further key: it has as many as it may, or a policy forbids it",
+                remedy="Look at its keys and policies: it is tried again.",
             )
         if code:
             raise google_refusal("CreateKey", name, code)
@@ -254,13 +255,13 @@ class GoogleApiKeys:
             self._rest(name, pause_s)
         raise AssertionError("pauses do not end")
 
-    def _leads_to(self, credential: Credential) -> bool:
+    def _owner_of(self, credential: Credential, answers: Mapping[str, None]) -> str:
         """Ask whose the value is. It goes in the address, as it does when an API is called."""
         query = urlencode({"keyString": credential.secret.reveal()})
         said = self._api.ask(
-            "LookupKey", credential.principal, "GET", f"/v2/keys:lookupKey?{query}", answers=_GONE
+            "LookupKey", credential.principal, "GET", f"/v2/keys:lookupKey?{query}", answers=answers
         )
-        return said is not None and said.get("name") == credential.principal
+        return said.get("name", "") if said is not None else ""
 
     def _described(self, holder: str, **query: str) -> Iterator[Mapping[str, Any]]:
         query["pageSize"] = str(PAGE)
@@ -317,8 +318,13 @@ _REFUSED: Mapping[str, Any] = {}
 _MADE = {"ALREADY_EXISTS": _THERE, _FAILED: _FULL}
 _DELETED = {"NOT_FOUND": None, _FAILED: _REFUSED}
 _GONE = {"NOT_FOUND": None}
+_UNKNOWN = {"NOT_FOUND": None, "INVALID_ARGUMENT": None, "PERMISSION_DENIED": None}
 _HIDDEN = {"NOT_FOUND": None, _FAILED: None}
-"""Codes that are answers. A key is deleted once; the value of one that is, may be hidden."""
+"""Codes that are answers. A key is deleted once; the value of one that is, may be hidden.
+
+A look-up needs a right on the project that has the value: of one that is not known yet it may say
+that there is none.
+"""
 
 _CODES = {
     3: "INVALID_ARGUMENT",

@@ -44,6 +44,7 @@ class Undocumented:
     Attributes:
         operation_s: How long a change takes.
         lookup_lag_s: How long until a value leads to its new key, and an API takes it.
+        unknown: What a look-up of a value says that leads to no key.
         list_lag_s: How old lists are.
         shows_deleted: Whether a deleted key can be got.
         reads_deleted: Whether its value can be read.
@@ -53,6 +54,7 @@ class Undocumented:
 
     operation_s: float = 0.0
     lookup_lag_s: float = 0.0
+    unknown: str = "NOT_FOUND"
     list_lag_s: float = 0.0
     shows_deleted: bool = True
     reads_deleted: bool = True
@@ -290,7 +292,7 @@ class StrictGoogleApiKeys:
             # A deleted key is still found, until it is purged (LookupKeyResponse).
             if key.value == value and key.made_at + lag <= self.now():
                 return {"parent": PROJECT, "name": key.name}
-        raise refusal("NOT_FOUND", "a key of that value")
+        raise refusal(self.undocumented.unknown, "a key of that value")
 
     # ------------------------------------------------------------------ operations
 
