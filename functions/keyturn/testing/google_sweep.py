@@ -110,6 +110,21 @@ class Scenario:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one scenario.
+
+    Attributes:
+        violations: The promises that were broken.
+        was_overtaken: See the excuse.
+        calls: How many external calls there were.
+    """
+
+    violations: frozenset[str]
+    was_overtaken: bool
+    calls: int
+
+
 class Scene:
     """One secret, its companion, its database, and whoever reads it.
 
@@ -266,6 +281,10 @@ class Scene:
         if len(texts) > 1:
             self.violations.add("unhealed")
 
+    def outcome(self) -> Outcome:
+        """Return what came of it so far."""
+        return Outcome(frozenset(self.violations), self.was_overtaken, len(self.calls))
+
     def state(self) -> object:
         """Return all that a repeated event must not change."""
         companion = self._google.vault.look(f"{self.ref}-pending")
@@ -379,13 +398,13 @@ class Tally:
     violations: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def add(self, scenario: Scenario, scene: Scene) -> None:
+    def add(self, scenario: Scenario, outcome: Outcome) -> None:
         """Count one scenario."""
         self.played += 1
-        self.overtaken += scene.was_overtaken
-        self.calls += len(scene.calls)
+        self.overtaken += outcome.was_overtaken
+        self.calls += outcome.calls
         self.faults[scenario.fault] += 1
-        for violation in scene.violations:
+        for violation in outcome.violations:
             self.violations[violation] += 1
             self.examples.setdefault(violation, str(scenario))
 
@@ -491,7 +510,7 @@ class Sweep:
         """Play them all."""
         tally = Tally()
         for scenario in chosen:
-            tally.add(scenario, self.play(scenario))
+            tally.add(scenario, self.play(scenario).outcome())
         return tally
 
 

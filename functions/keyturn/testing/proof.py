@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -118,23 +119,41 @@ def missing(laboratories: Iterable[type[Laboratory]]) -> list[str]:
 
 
 def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
-    """Share the scenarios out, and yield them as they are played."""
+    """Share the laboratories' scenarios out, and yield them as they are played."""
+    return _shared_out(
+        _in_laboratories,
+        [
+            [(each.laboratory, each.vault, each.scenarios[job::jobs]) for each in tallies]
+            for job in range(jobs)
+        ],
+    )
+
+
+def _in_laboratories(shares: list[Share]) -> Iterator[Played]:
+    for laboratory, vault, chosen in shares:
+        with laboratory() as opened, Bench(opened, vault()) as bench:
+            for scenario in chosen:
+                yield laboratory.NAME, scenario, Run(bench).play(scenario)
+
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def _shared_out(
+    play: Callable[[Part], Iterator[Result]], parts: Sequence[Part]
+) -> Iterator[Result]:
+    """Play each part in a process of its own, and yield the results as they come."""
     context = multiprocessing.get_context("spawn")
-    played: Queue[Played | None] = context.Queue()
+    played: Queue[Any] = context.Queue()
     processes = [
-        context.Process(
-            target=_work,
-            args=[
-                [(each.laboratory, each.vault, each.scenarios[job::jobs]) for each in tallies],
-                played,
-            ],
-            daemon=True,  # ends with us if we end in good order
-        )
-        for job in range(jobs)
+        # Daemons end with us if we end in good order.
+        context.Process(target=_work, args=[play, part, played], daemon=True)
+        for part in parts
     ]
     for process in processes:
         process.start()
-    left = jobs
+    left = len(processes)
     while left:
         result = played.get()
         if result is None:
@@ -145,13 +164,11 @@ def _play(jobs: int, tallies: list[Tally]) -> Iterator[Played]:
         process.join()
 
 
-def _work(shares: list[Share], played: Queue[Played | None]) -> None:
+def _work(play: Callable[[Any], Iterator[Any]], part: Any, played: Queue[Any]) -> None:
     _watch_our_parent()
     try:
-        for laboratory, vault, chosen in shares:
-            with laboratory() as opened, Bench(opened, vault()) as bench:
-                for scenario in chosen:
-                    played.put((laboratory.NAME, scenario, Run(bench).play(scenario)))
+        for result in play(part):
+            played.put(result)
     finally:
         played.put(None)
 
@@ -375,12 +392,21 @@ def _google_in_memory(options: argparse.Namespace, console: Console) -> bool:
     title, tally = "rotation on Secret Manager, every call broken", google_sweep.Tally()
     with google_sweep.Sweep() as sweep:
         chosen = list(sweep.scenarios())[:: options.every]
-        with _progress(console, title, len(chosen)) as advance:
-            for scenario in chosen:
-                tally.add(scenario, sweep.play(scenario))
-                advance()
+    parts = [chosen[job :: options.jobs] for job in range(options.jobs)]
+    with _progress(console, title, len(chosen)) as advance:
+        for scenario, outcome in _shared_out(_on_secret_manager, parts):
+            tally.add(scenario, outcome)
+            advance()
     console.print(title, google_sweep.table(tally), sep="\n", markup=False, highlight=False)
-    return not tally.violations
+    return tally.played == len(chosen) and not tally.violations
+
+
+def _on_secret_manager(
+    chosen: Sequence[google_sweep.Scenario],
+) -> Iterator[tuple[google_sweep.Scenario, google_sweep.Outcome]]:
+    with google_sweep.Sweep() as sweep:
+        for scenario in chosen:
+            yield scenario, sweep.play(scenario).outcome()
 
 
 def mutants(options: argparse.Namespace, console: Console) -> bool:
