@@ -11,14 +11,16 @@ does age alone: the oldest key may be the live one, and the one beside it a pers
 Between minting and staging a crash, or a lost reply, leaves a key that no version holds and whose
 secret nobody knows. Where keys have names, ours is called `keyturn-SECRET-TIME-TRY`, and that
 tells it from a person's: from no other secret's key, and how old it is. Where they have none, the
-`Intent` does that was declared before, and is settled when a version holds the key. Where nothing
-lists keys, the intent is all there is: a key that may be lost is reported, once. What a key is:
+`Intent` does that was declared before, and is settled when a version holds the key: by a mark that
+both have, or else by the time and that the key was never used. Where no use is told, either, or
+nothing lists keys, it is a guess: a key that may be lost is reported, once. What a key is:
 
     in use     the key of current or pending
     resting    in a version, in no slot, and too young or still in use: it is left alone
     spent      in a version, in no slot, older than any worker, past its grace, no longer used
     young      in no version, by its name or our intent maybe ours; its worker may be alive
     orphan     the same, older than any worker, and never used
+    suspect    the same, where no use is told: foreign, and reported
     foreign    any other: somebody else's, never touched
 """
 
@@ -99,8 +101,12 @@ class _Census:
     young: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
+    """Those of the foreign ones that an earlier try may have lost."""
+    suspected: set[str] = field(default_factory=set)
+    """Names of the intents that say so."""
     settled: list[str] = field(default_factory=list)
-    """Names of intents that can have no key any more but these orphans."""
+    """Names of intents that can have no key any more but these orphans and suspects."""
     intents: Sequence[Intent] = ()
 
     def count(self) -> int:
@@ -298,14 +304,25 @@ class MintedKeys:
 
     def _sort_by_intent(self, current: Credential, key: IssuedKey, census: _Census) -> None:
         made_at = key.created_at
-        if made_at is None or not any(_may_be_of(each, key.id, made_at) for each in census.intents):
+        explaining = {each.name for each in census.intents if self._may_be_of(each, key)}
+        if made_at is None or not explaining:
             census.foreign.append(key.id)
         elif self._clock.now() - made_at < self._lost_after:
             census.young.append(key.id)
+        elif self._issuer.trace is Trace.TIME_ONLY:
+            census.foreign.append(key.id)
+            census.suspects.append(key.id)
+            census.suspected |= explaining
         elif self._issuer.last_used(current, key.id) is None:
             census.orphans.append(key.id)
         else:  # Whoever has used it knows its secret; of an orphan nobody does.
             census.foreign.append(key.id)
+
+    def _may_be_of(self, intent: Intent, key: IssuedKey) -> bool:
+        is_marked = self._issuer.trace is not Trace.MARK or intent.name.endswith(f"-{key.mark}")
+        made_at = key.created_at
+        is_in_time = made_at is not None and intent.since - SKEW <= made_at <= intent.until
+        return is_marked and is_in_time and key.id not in intent.foreign
 
     def _is_over(self, intent: Intent) -> bool:
         """Tell whether any key that was minted for it would be lost by now."""
@@ -322,14 +339,22 @@ class MintedKeys:
     # ------------------------------------------------------------------------ what is done
 
     def _require_traced(self, census: _Census) -> None:
-        """Report a key that may be lost where nothing can find it: once, then go on.
+        """Report a key that may be lost where nothing can find it, or prove it: once, then go on.
 
-        Within one rotation it stays so. Else each try of a platform that repeats what fails would
-        leave another such key.
+        Where nothing lists keys, it stays so within one rotation. Else each try of a platform that
+        repeats what fails would leave another such key.
 
         Raises:
             Untraceable: An earlier try had no answer, or its worker died before it staged the key.
         """
+        if census.suspects:
+            self._settle(sorted(census.suspected))
+            raise Untraceable(
+                f"{self._place.ref}: an earlier try to make a key was lost, and may have left"
+                f" {_shown(census.suspects)}; no version has that, and nothing tells who uses it",
+                remedy="Delete it where keys are made, if it is nobody's. Rotate again: this is"
+                " said once, and the key is left alone from now on.",
+            )
         if self._issuer.trace not in _UNLISTED:
             return
         if self._issuer.trace is Trace.NONE and any(map(self._is_mine, census.intents)):
@@ -372,9 +397,9 @@ class MintedKeys:
         for key_id in [*census.orphans, *census.spent]:
             self._delete(current, key_id)
         # After the orphans are gone: it was what proved that they are ours. What nothing can find
-        # is to be told of first.
+        # or prove is to be told of first.
         if self._issuer.trace not in _UNLISTED:
-            self._settle(census.settled)
+            self._settle([each for each in census.settled if each not in census.suspected])
 
     def _delete(self, current: Credential, key_id: str) -> None:
         self._require_free(key_id)
@@ -389,7 +414,7 @@ class MintedKeys:
     def _mint(self, current: Credential, since: datetime, foreign: Iterable[str]) -> Credential:
         attempt = self._next_attempt()
         if self._issuer.trace is not Trace.NAME:
-            self._declare(since, foreign)
+            self._declare(attempt, since, foreign)
         try:
             return self._issuer.mint(current, attempt)
         except (Busy, Denied):  # An answer: none was made. After no answer, there may be one.
@@ -404,11 +429,12 @@ class MintedKeys:
     def _next_attempt(self) -> Attempt:
         ref, rotation_id = self._place.ref, self._place.rotation_id
         now = self._clock.now().astimezone(UTC)
-        name = f"{_own(ref)}{now.strftime(_STAMP)}-{secrets.token_hex(4)}"
-        return Attempt(name, _digest(f"{ref} {rotation_id}", 2 * _DIGITS), now)
+        mark = secrets.token_hex(4)
+        name = f"{_own(ref)}{now.strftime(_STAMP)}-{mark}"
+        return Attempt(name, mark, _digest(f"{ref} {rotation_id}", 2 * _DIGITS), now)
 
-    def _declare(self, since: datetime, foreign: Iterable[str]) -> None:
-        self._attempt = f"{self._place.rotation_id}-{secrets.token_hex(4)}"
+    def _declare(self, attempt: Attempt, since: datetime, foreign: Iterable[str]) -> None:
+        self._attempt = f"{self._place.rotation_id}-{attempt.mark}"
         until = self._clock.now() + self._lost_after
         intent = Intent(self._attempt, since, until, frozenset(foreign))
         self._place.store.declare(self._place.ref, intent)
@@ -422,11 +448,6 @@ class MintedKeys:
 
 
 _UNLISTED = (Trace.RETRY, Trace.NONE)
-
-
-def _may_be_of(intent: Intent, key_id: str, made_at: datetime) -> bool:
-    is_in_time = intent.since - SKEW <= made_at <= intent.until
-    return is_in_time and key_id not in intent.foreign
 
 
 def _own(ref: SecretRef) -> str:

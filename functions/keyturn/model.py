@@ -123,8 +123,12 @@ class Trace(Enum):
 
     NAME = "name"
     """Lists show the name that each key was minted with."""
+    MARK = "mark"
+    """Lists show the mark that each key was minted with: an `Intent` has it, too."""
     TIME = "time"
     """Lists show when each was made, and its last use is known: an `Intent` says the rest."""
+    TIME_ONLY = "time only"
+    """Lists show when each was made, and nothing tells of its use: it may be a person's as well."""
     RETRY = "retry"
     """Nothing lists it. Whoever asks again for the same rotation gets it."""
     NONE = "none"
@@ -137,11 +141,13 @@ class Attempt:
 
     Attributes:
         name: Of this try alone. The key has it from then on, where keys have names.
+        mark: Of this try alone, too, and short: eight hexadecimal digits.
         rotation: The same in every try of one rotation, and in no other's.
         at: When.
     """
 
     name: str
+    mark: str
     rotation: str
     at: datetime
 
@@ -153,12 +159,14 @@ class IssuedKey:
     Attributes:
         created_at: None if the issuer does not tell.
         name: What it was minted with; empty if keys have no names.
+        mark: What it was minted with; empty if keys bear none.
     """
 
     id: str
     created_at: datetime | None
     is_active: bool
     name: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class Intent:
     """Written down before a key is minted: whose is it, if nobody ever hears of it again?
 
     Attributes:
-        name: Of one attempt. No two have the same.
+        name: Of one attempt, and ends with its mark. No two have the same.
         since: What was minted for it was created no earlier,
         until: and no later.
         foreign: Keys that were there before and are not ours.

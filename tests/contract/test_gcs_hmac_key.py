@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyturn import line
-from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Untraceable
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import Credential, RotationId, Surroundings
 from keyturn.rotation import Rotation
@@ -104,6 +104,25 @@ class TestHmacKeys(MintedContract):
                     act()
 
         assert mint.alive() == {key_id}
+
+    @pytest.fixture
+    def roomy(self, mint: Mint, service: StrictHmacKeys, world: World) -> Mint:
+        service.quota = 3
+        return replace(mint, issuer=keys_of(service, world, 3))
+
+    def test_a_lost_reply_leaves_no_orphan(self, roomy: Mint) -> None:
+        """It does: nothing proves that the key is ours. It is told of, once, by its id."""
+        mint, store = roomy, LabelledStore(roomy.world, roomy.current)
+        with mint.lose_mint(), pytest.raises(Unreachable):
+            self._rotation(mint, store, "a").run()
+        [lost] = mint.alive() - {mint.current.principal}
+        mint.pass_time(LONG_S)
+        with pytest.raises(Untraceable, match=lost):
+            self._rotation(mint, store, "b").run()
+
+        self._rotation(mint, store, "c").run()
+
+        assert mint.alive() == {mint.current.principal, lost, store.serves().credential.principal}
 
 
 # ---------------------------------------------------------------------------- what works
@@ -230,6 +249,17 @@ def test_the_limit_is_googles(service: StrictHmacKeys) -> None:
 # ---------------------------------------------------------------------------- rotations
 
 
+def _rotation(service: StrictHmacKeys, world: World, store: LabelledStore, name: str) -> Rotation:
+    def pause(seconds: float) -> bool:
+        world.clock.advance(timedelta(seconds=seconds))
+        return True
+
+    store.begin(RotationId(name))
+    place = Place(store, REF, RotationId(name))
+    target = MintedKeys(keys_of(service, world), place, world.clock, pause)
+    return Rotation(REF, RotationId(name), store=store, targets=lambda _: target, clock=world.clock)
+
+
 def test_a_key_that_is_made_again_is_not_asked_for_twice(
     service: StrictHmacKeys, world: World, current: Credential
 ) -> None:
@@ -239,37 +269,45 @@ def test_a_key_that_is_made_again_is_not_asked_for_twice(
     assert service.asked.count("create") == 1
 
 
-@pytest.mark.parametrize("lost", ["create", "update", "delete", "list", "get", "buckets"])
+@pytest.mark.parametrize("lost", ["update", "delete", "list", "get", "buckets"])
 def test_a_lost_reply_leaves_nothing_behind(
     service: StrictHmacKeys, world: World, current: Credential, lost: str
 ) -> None:
     store = LabelledStore(world, current)
 
-    def rotation(name: str) -> Rotation:
-        def pause(seconds: float) -> bool:
-            world.clock.advance(timedelta(seconds=seconds))
-            return True
-
-        store.begin(RotationId(name))
-        place = Place(store, REF, RotationId(name))
-        target = MintedKeys(keys_of(service, world), place, world.clock, pause)
-        return Rotation(
-            REF, RotationId(name), store=store, targets=lambda _: target, clock=world.clock
-        )
-
     for name in ("a", "b"):
-        rotation(name).run()
+        _rotation(service, world, store, name).run()
         world.clock.advance(timedelta(hours=3))
     with service.lose(lost), suppress(KeyturnError):
-        rotation("c").run()
+        _rotation(service, world, store, "c").run()
     for name in ("d", "e"):
         world.clock.advance(timedelta(hours=3))
-        rotation(name).run()
+        _rotation(service, world, store, name).run()
 
     served = store.serves().credential
     assert keys_of(service, world).verify(served)
     assert served.principal in service.alive()
     assert len(service.alive()) == 2
+
+
+def test_a_key_that_a_person_makes_after_a_lost_answer_is_left(
+    service: StrictHmacKeys, world: World, current: Credential
+) -> None:
+    """Or another secret's rotation. It may be in use: nothing tells it from ours, which is told."""
+    store = LabelledStore(world, current)
+    with service.lose("create"), pytest.raises(Unreachable):
+        _rotation(service, world, store, "a").run()
+    [lost] = service.alive() - {current.principal}
+    theirs, _ = service.make_key(timedelta(0))
+    world.clock.advance(timedelta(hours=3))
+
+    with pytest.raises(Untraceable, match=f"{lost}, {theirs}"):
+        _rotation(service, world, store, "b").run()
+    _rotation(service, world, store, "b").run()
+
+    assert {lost, theirs} < service.alive()
+    assert service.keys[theirs].state == "ACTIVE"
+    assert store.serves().credential.principal not in {current.principal, lost, theirs}
 
 
 def test_the_page_grants_what_is_declared() -> None:

@@ -143,17 +143,18 @@ def test_only_a_certificate_is_sent(
     assert not is_sent
 
 
-def test_the_certificate_is_valid_from_now_on_and_does_not_end(
+def test_the_certificate_is_valid_from_now_on_for_thousands_of_years(
     service: StrictServiceAccountKeys, world: World, current: Credential
 ) -> None:
-    """Lists tell when it begins: by that a lost key is found again."""
+    """Lists tell when it begins and ends: by that a lost key is found again."""
     made = keys_of(service, world).mint(current, ATTEMPT)
 
     [sent] = [body for body in service.bodies if b"publicKeyData" in body]
     pem = base64.b64decode(json.loads(sent)["publicKeyData"])
     certificate = x509.load_pem_x509_certificate(pem)
     assert certificate.not_valid_before_utc == world.clock.now()
-    assert certificate.not_valid_after_utc == NO_EXPIRY
+    ends_at = NO_EXPIRY - timedelta(seconds=0x0BADCAFE)
+    assert certificate.not_valid_after_utc == ends_at
     assert service.keys[made.principal].since == world.clock.now()
 
 
@@ -267,6 +268,19 @@ def test_the_limit_is_googles(service: StrictServiceAccountKeys) -> None:
 # ---------------------------------------------------------------------------- rotations
 
 
+def _rotation(
+    service: StrictServiceAccountKeys, world: World, store: LabelledStore, name: str
+) -> Rotation:
+    def pause(seconds: float) -> bool:
+        world.clock.advance(timedelta(seconds=seconds))
+        return True
+
+    store.begin(RotationId(name))
+    place = Place(store, REF, RotationId(name))
+    target = MintedKeys(keys_of(service, world), place, world.clock, pause)
+    return Rotation(REF, RotationId(name), store=store, targets=lambda _: target, clock=world.clock)
+
+
 def test_an_upload_whose_answer_is_lost_is_not_made_again(
     service: StrictServiceAccountKeys, world: World, current: Credential
 ) -> None:
@@ -283,31 +297,37 @@ def test_a_lost_reply_leaves_nothing_behind(
 ) -> None:
     store = LabelledStore(world, current)
 
-    def rotation(name: str) -> Rotation:
-        def pause(seconds: float) -> bool:
-            world.clock.advance(timedelta(seconds=seconds))
-            return True
-
-        store.begin(RotationId(name))
-        place = Place(store, REF, RotationId(name))
-        target = MintedKeys(keys_of(service, world), place, world.clock, pause)
-        return Rotation(
-            REF, RotationId(name), store=store, targets=lambda _: target, clock=world.clock
-        )
-
     for name in ("a", "b"):
-        rotation(name).run()
+        _rotation(service, world, store, name).run()
         world.clock.advance(timedelta(hours=3))
     with service.lose(lost), suppress(KeyturnError):
-        rotation("c").run()
+        _rotation(service, world, store, "c").run()
     for name in ("d", "e"):
         world.clock.advance(timedelta(hours=3))
-        rotation(name).run()
+        _rotation(service, world, store, name).run()
 
     served = store.serves().credential
     assert keys_of(service, world).verify(served)
     assert served.principal in service.alive()
     assert len(service.alive()) == 2
+
+
+def test_a_key_that_a_person_makes_after_a_lost_answer_is_left(
+    service: StrictServiceAccountKeys, world: World, current: Credential
+) -> None:
+    """Or another secret's rotation. It may be in use: this API does not tell."""
+    store = LabelledStore(world, current)
+    with service.lose("upload"), pytest.raises(Unreachable):
+        _rotation(service, world, store, "a").run()
+    [lost] = service.alive() - {current.principal}
+    theirs, _ = service.make_key(timedelta(0))
+    world.clock.advance(timedelta(hours=3))
+
+    _rotation(service, world, store, "b").run()
+
+    assert service.alive() == {current.principal, theirs, store.serves().credential.principal}
+    assert not service.keys[theirs].is_disabled
+    assert lost not in service.alive()
 
 
 def test_no_private_key_is_shown(

@@ -524,6 +524,32 @@ def test_a_worker_that_wakes_too_late_moves_nothing_back(room: Callable[..., Roo
     assert one.labels()["current"] == B
 
 
+def test_a_worker_that_wakes_too_late_covers_nothing(room: Callable[..., Room]) -> None:
+    """Something had come late; by now it is covered, and a newer rotation has come and gone."""
+    one = room(has_aliases=True)
+    promote(one, A, "made")
+    one.put(FIRST.encode())
+    slept: list[str] = []
+
+    def interrupt(_: int, called: str, moment: Moment) -> Verdict:
+        if called == "DestroySecretVersion":  # The newer one dies right after its promotion.
+            return Verdict.CUT
+        if called == "UpdateSecret" and moment is Moment.AFTER and not slept:
+            slept.append(called)
+            other = one.make_store(has_aliases=True)
+            with suppress(Unreachable):
+                other.promote(one.ref, B, stage(one, B, "newer", other))
+        return Verdict.PASS
+
+    one.google.interrupt = interrupt
+    with pytest.raises(Busy):
+        one.make_store(has_aliases=True).current(one.ref)
+
+    assert slept
+    assert one.readers_get("latest") == one.readers_get("current") == value("newer")
+    assert one.labels()["current"] == B
+
+
 def test_old_versions_are_destroyed_where_that_is_wanted(room: Callable[..., Room]) -> None:
     one = room(keep=2)
     for name in "abcd":

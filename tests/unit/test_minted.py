@@ -583,6 +583,128 @@ def test_every_try_has_a_name_of_its_own_and_a_rotation_one(named: Lab) -> None:
     assert [attempt.rotation == asked[0].rotation for attempt in asked] == [True, True, False]
 
 
+# ---------------------------------------------------------------------------- keys with marks
+
+
+@pytest.fixture
+def marked(lab: Lab) -> Lab:
+    """Its issuer keeps marks, tells of no use, and has room."""
+    lab.issuer.trace = Trace.MARK
+    lab.issuer.limit = 9
+    return lab
+
+
+def test_a_mark_says_whose_a_key_is(marked: Lab) -> None:
+    _lose_a_key(marked)
+
+    marked.run_late("b")
+
+    assert marked.alive() == {"K0", marked.serves()}
+
+
+@pytest.mark.parametrize("mark", ["", "0badcafe"], ids=["none", "another one"])
+def test_a_key_without_our_mark_is_foreign(marked: Lab, mark: str) -> None:
+    """A person's, or another secret's, made while an intent of ours explains a key. It is used."""
+    _lose_a_key(marked)
+    marked.add("HUMAN", timedelta(0)).mark = mark
+
+    marked.run_late("b")
+
+    assert marked.alive() == {"K0", "HUMAN", marked.serves()}
+    assert marked.issuer.keys_by_id["HUMAN"].is_active
+
+
+def test_a_young_key_with_our_mark_may_be_a_running_workers(marked: Lab) -> None:
+    _lose_a_key(marked)
+
+    marked.begin("b").run()
+
+    assert marked.alive() == {"K0", "K1", marked.serves()}
+
+
+def test_every_try_has_a_mark_of_its_own(marked: Lab) -> None:
+    """The intents that outlive them end with it."""
+    for name in ("a", "b"):
+        _lose_a_key(marked, name)
+
+    marks = {key.mark for key in marked.issuer.keys_by_id.values()} - {""}
+    assert len(marks) == 2
+    assert {each.name.rpartition("-")[2] for each in marked.store.intents(REF)} == marks
+
+
+# ---------------------------------------------------------------------------- time, and no use
+
+
+@pytest.fixture
+def dated(lab: Lab) -> Lab:
+    """Its issuer tells when each key was made, of no use, and has room."""
+    lab.issuer.trace = Trace.TIME_ONLY
+    lab.issuer.limit = 9
+    return lab
+
+
+def test_what_may_be_anybodys_is_reported_once_and_left(dated: Lab) -> None:
+    _lose_a_key(dated)
+    dated.add("HUMAN", timedelta(0))
+    dated.world.clock.advance(LONG)
+
+    with pytest.raises(Untraceable, match="HUMAN, K1") as caught:
+        dated.begin("b").run()
+    dated.resume("b").run()
+    dated.run_late("c")
+
+    assert "Rotate again" in caught.value.remedy
+    assert {"HUMAN", "K1"} < dated.alive()
+    assert dated.issuer.keys_by_id["HUMAN"].is_active
+    assert dated.issuer.keys_by_id["K1"].is_active
+
+
+def test_what_may_be_a_running_workers_is_not_reported_yet(dated: Lab) -> None:
+    _lose_a_key(dated)
+
+    dated.begin("b").run()
+
+    assert dated.alive() == {"K0", "K1", dated.serves()}
+    with pytest.raises(Untraceable, match="K1"):
+        dated.run_late("c")
+
+
+def test_a_lost_try_that_left_nothing_is_not_reported(dated: Lab) -> None:
+    """The list says so, and the intent is forgotten."""
+    dated.fail_at("issuer.mint", _lost())
+    with pytest.raises(Unreachable):
+        dated.begin("a").run()
+    dated.mend()
+    dated.world.clock.advance(2 * LONG)
+
+    dated.begin("b").run()
+
+    assert dated.store.intents(REF) == []
+
+
+def test_a_sweep_does_not_forget_what_is_to_be_reported(dated: Lab) -> None:
+    """It is what adopting a value does; the next create has to tell."""
+    _lose_a_key(dated)
+    dated.store.begin(RotationId("b"))
+    dated.world.clock.advance(2 * LONG)
+
+    dated.target("b").sweep(dated.first, dated.store.kept(REF))
+
+    assert len(dated.store.intents(REF)) == 1
+    assert "K1" in dated.alive()
+
+
+def test_a_suspect_that_takes_the_room_is_named_as_foreign(dated: Lab) -> None:
+    dated.issuer.limit = 2
+    _lose_a_key(dated)
+    dated.world.clock.advance(LONG)
+    with pytest.raises(Untraceable):
+        dated.begin("b").run()
+
+    with pytest.raises(Drifted, match="K1"):
+        dated.resume("b").run()
+
+
 # ---------------------------------------------------------------------------- without a list
 
 

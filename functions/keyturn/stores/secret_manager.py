@@ -542,11 +542,15 @@ class SecretManager:
         text = self._wire.text(ref, current.number)
         if isinstance(text, Missing):
             return seen
+        # Right before the act: this worker may have slept since, and a newer one may be current.
+        held = self._swap(ref, seen, seen.record)
+        if held is None:
+            raise _late(ref)
         number = self._wire.add(ref, text, current.number)
         again = Numbered(number, current.id)
-        self._point(ref, again, seen.record.previous)
-        known = with_known(seen.record.known, again)
-        self._swap(ref, seen, replace(seen.record, current=again, known=known))
+        self._point(ref, again, held.record.previous)
+        known = with_known(held.record.known, again)
+        self._swap(ref, held, replace(held.record, current=again, known=known))
         return self._known(ref)
 
     def _adopted(self, ref: SecretRef, seen: _Seen, number: int) -> _Seen:
@@ -576,14 +580,14 @@ class SecretManager:
         text = self._wire.text(companion_of(ref), pending.number)
         if isinstance(text, Missing):
             raise _over(ref, pending.id, record)
-        text = _body(text)
+        text, number = _body(text), None
+        if record.is_publishing:  # An earlier worker has come as far as here, or farther.
+            number = self._wire.found(ref, text, current.number)
+        # Right before the act: this worker may have slept since.
         claimed = self._swap(ref, now, replace(record, publishing=pending.number))
         if claimed is None:
             self._fenced(ref)
             return
-        number = None
-        if record.is_publishing:  # An earlier worker has come as far as here, or farther.
-            number = self._wire.found(ref, text, current.number)
         if number is None:
             number = self._wire.add(ref, text, current.number)
         if self._promoted(ref, claimed, number) is None:

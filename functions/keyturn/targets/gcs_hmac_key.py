@@ -4,8 +4,8 @@
     accepts   the key is active, and a request that it signs is let in: three times in a row
     retire    the key is made inactive, which a person can undo; the next rotation deletes it
 
-A lost answer leaves a key of whose secret nobody knows: it is known by its time and our intent, and
-deleted (`keyturn.minted`). A list shows no secrets.
+A lost answer leaves a key of whose secret nobody knows. Nothing of ours is on it, and nothing tells
+when a key was used: so it is reported, by its time and our intent, and left (`keyturn.minted`).
 
 What it never does: touch an account that the deployment does not name (KEYTURN_KEY_HOLDERS), read
 an object, or take *may not* for *unknown*: whoever signs rightly and may list no buckets has a key
@@ -78,7 +78,7 @@ class HmacKeys:
         now: Returns the time.
     """
 
-    trace = Trace.TIME
+    trace = Trace.TIME_ONLY
     usage_lag: timedelta | None = None
 
     def __init__(

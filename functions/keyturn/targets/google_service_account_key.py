@@ -6,8 +6,9 @@
 
 So the private key is never on its way to us, and no answer holds one. What a dead worker has
 uploaded opens nothing: the private half died with it. It takes one of ten places until the next
-rotation deletes it; a certificate is valid from when it was made, which is what lists tell, and by
-that and our intent it is known (`keyturn.minted`).
+rotation deletes it. Lists tell from when until when a certificate is valid. It begins when it was
+made, and its end, in the hundredth century, is the mark of the try (`keyturn.minted`): a
+person's key, and another secret's, has another.
 
 What it never does: touch an account that the deployment does not name (KEYTURN_KEY_HOLDERS), or
 ask another address for a token than Google's own, whatever the secret says.
@@ -63,7 +64,8 @@ RSA_BITS, RSA_EXPONENT = 2048, 65_537
 
 NO_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """For a certificate without a well-defined end (RFC 5280, 4.1.2.5). A key that ends by itself
-would end production if a rotation failed."""
+would end production if a rotation failed. Ours end so many seconds before as their mark says, 136
+years at most."""
 
 AUDIENCE = "https://oauth2.googleapis.com/token"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform.read-only"
@@ -89,7 +91,7 @@ class ServiceAccountKeys:
         now: Returns the time.
     """
 
-    trace = Trace.TIME
+    trace = Trace.MARK
     usage_lag: timedelta | None = None
 
     def __init__(
@@ -133,7 +135,7 @@ class ServiceAccountKeys:
     def mint(self, current: Credential, attempt: Attempt) -> Credential:
         """See `KeyIssuer.mint`. Only a certificate leaves this function."""
         account = self.holder(current)
-        private, certificate = _made(attempt.name, self._now())
+        private, certificate = _made(attempt, self._now())
         said = self._iam.ask(
             "UploadServiceAccountKey",
             account,
@@ -198,14 +200,15 @@ class ServiceAccountKeys:
 # ---------------------------------------------------------------------------- what is made
 
 
-def _made(name: str, now: datetime) -> tuple[Sensitive, bytes]:
+def _made(attempt: Attempt, now: datetime) -> tuple[Sensitive, bytes]:
     """Make a private key, and the certificate of its public half. PEM, both."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = rsa.generate_private_key(RSA_EXPONENT, RSA_BITS)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:_NAME_LONGEST])])
+    name = attempt.name[:_NAME_LONGEST]
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -213,7 +216,7 @@ def _made(name: str, now: datetime) -> tuple[Sensitive, bytes]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(NO_EXPIRY)
+        .not_valid_after(NO_EXPIRY - timedelta(seconds=int(attempt.mark, 16)))
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(
@@ -288,6 +291,11 @@ def _id(key: Mapping[str, Any]) -> str:
 
 
 def _issued(key: Mapping[str, Any]) -> IssuedKey:
-    told = key.get("validAfterTime")
-    made_at = datetime.fromisoformat(told) if told else None
-    return IssuedKey(_id(key), made_at, is_active=not key.get("disabled", False), name="")
+    made_at, ends_at = _time(key, "validAfterTime"), _time(key, "validBeforeTime")
+    mark = "" if ends_at is None else f"{int((NO_EXPIRY - ends_at).total_seconds()):08x}"
+    return IssuedKey(_id(key), made_at, not key.get("disabled", False), mark=mark)
+
+
+def _time(key: Mapping[str, Any], member: str) -> datetime | None:
+    told = key.get(member)
+    return datetime.fromisoformat(told) if told else None

@@ -1366,7 +1366,9 @@ class Mint:
     lose_mint: Callable[[], AbstractContextManager[None]]
 
 
-ATTEMPT = Attempt("keyturn-0000000000000000-20300101T000000Z-00000000", "0" * 32, MADE_AT)
+ATTEMPT = Attempt(
+    "keyturn-0000000000000000-20300101T000000Z-0badcafe", "0badcafe", "0" * 32, MADE_AT
+)
 """For a key that no rotation asks for."""
 
 LONG_S = 7200.0

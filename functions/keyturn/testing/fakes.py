@@ -563,6 +563,7 @@ class Key:
     uses: int = 99
     gone_at: int | None = None
     name: str = ""
+    mark: str = ""
 
 
 class MemoryIssuer:
@@ -571,7 +572,8 @@ class MemoryIssuer:
     Attributes:
         keys_by_id: A deleted one stays here for as long as lists may still show it.
         lag: After how many external calls, whoever makes them, lists show a change.
-        trace: By what its keys are found again. Only where it is `NAME` have they names.
+        trace: By what its keys are found again. Only where it is `NAME` have they names, only
+            where it is `MARK` have they marks, and only where it is `TIME` are uses told.
     """
 
     HOSTS = (False, True, False, True, False)
@@ -603,7 +605,7 @@ class MemoryIssuer:
         with self._world.call("issuer.list"):
             now = len(self._world.calls)
             return [
-                IssuedKey(key_id, self._told(key), key.is_active, key.name)
+                IssuedKey(key_id, self._told(key), key.is_active, key.name, key.mark)
                 for key_id, key in self.keys_by_id.items()
                 if key.listed_from <= now and (key.gone_at is None or key.gone_at + self.lag > now)
             ]
@@ -617,6 +619,7 @@ class MemoryIssuer:
             key_id = f"K{self._number}"
             key = Key(f"{key_id}-secret", self._world.clock.now(), uses=0)
             key.name = attempt.name if self.trace is Trace.NAME else ""
+            key.mark = attempt.mark if self.trace is Trace.MARK else ""
             key.listed_from = len(self._world.calls) + self.lag
             self.keys_by_id[key_id] = key
         return replace(current, principal=key_id, secret=Sensitive(key.secret))
@@ -634,7 +637,8 @@ class MemoryIssuer:
         """See `KeyIssuer.last_used`."""
         del current
         with self._world.call("issuer.used"):
-            return self.keys_by_id[key_id].used_at
+            is_told = self.trace not in (Trace.MARK, Trace.TIME_ONLY)
+            return self.keys_by_id[key_id].used_at if is_told else None
 
     def deactivate(self, current: Credential, key_id: str) -> None:
         """See `KeyIssuer.deactivate`."""
@@ -651,7 +655,7 @@ class MemoryIssuer:
                 self.keys_by_id[key_id].gone_at = len(self._world.calls)
 
     def _told(self, key: Key) -> datetime | None:
-        return key.created_at if self.trace is Trace.TIME else None
+        return None if self.trace is Trace.NAME else key.created_at
 
     def alive(self) -> dict[str, Key]:
         """Return what is not deleted."""

@@ -55,8 +55,8 @@ class Subject(Protocol):
         """Tell whether who has got *before* is still served where *text* has been read."""
         ...
 
-    def leftovers(self, held: set[str]) -> bool:
-        """Tell whether more is accepted than the values of current and of what was before."""
+    def leftovers(self, held: set[str]) -> set[str]:
+        """Return what is accepted besides the values that are *held*, by its name."""
         ...
 
     def state(self) -> object:
@@ -112,10 +112,10 @@ class Users:
         del text, before
         return True
 
-    def leftovers(self, held: set[str]) -> bool:
+    def leftovers(self, held: set[str]) -> set[str]:
         """See `Subject.leftovers`. An account has one password, or two, whatever happens."""
         del held
-        return False
+        return set()
 
     def state(self) -> object:
         """See `Subject.state`."""
@@ -136,7 +136,10 @@ class _Database(MemoryDatabase):
 
 
 class Keys:
-    """Keys that an issuer mints and shows once, two at most; the first was made long ago."""
+    """Keys that an issuer mints and shows once; the first was made long ago.
+
+    Two at most, but where one that is lost stays.
+    """
 
     slots = 2
     members_of: MembersOf = staticmethod(document.usual)
@@ -150,6 +153,7 @@ class Keys:
         made_at = world.clock.now() - LONG_AGO
         self._issuer = _Issuer(world, {"K0": Key("K0-secret", made_at)})
         self._issuer.trace = trace
+        self._issuer.limit = 9 if trace is Trace.TIME_ONLY else 2
         self._issuer.noted = lambda who: self._tested.add(_document_of(who))
 
     def target(self, place: Place, worker: int) -> Target:
@@ -170,9 +174,9 @@ class Keys:
         del text, before
         return True
 
-    def leftovers(self, held: set[str]) -> bool:
-        """See `Subject.leftovers`: a key that no slot has, and nobody knows (I5)."""
-        return bool(self._issuer.alive().keys() - {_credential(each).principal for each in held})
+    def leftovers(self, held: set[str]) -> set[str]:
+        """See `Subject.leftovers`: a key that no version has, and nobody knows (I5)."""
+        return self._issuer.alive().keys() - {_credential(each).principal for each in held}
 
     def state(self) -> object:
         """See `Subject.state`."""
@@ -225,10 +229,10 @@ class Values:
         """See `Subject.follows`: what was signed with the one before is still verified."""
         return text == before or self._kind.follows(Sensitive(text), Sensitive(before))
 
-    def leftovers(self, held: set[str]) -> bool:
+    def leftovers(self, held: set[str]) -> set[str]:
         """See `Subject.leftovers`. Nobody keeps any."""
         del held
-        return False
+        return set()
 
     def state(self) -> object:
         """See `Subject.state`."""
@@ -242,6 +246,8 @@ SUBJECTS: dict[str, Callable[[World], Subject]] = {
     "by platform": lambda world: Users(world, "by platform"),
     "minted": lambda world: Keys(world, Trace.TIME),
     "minted with a name": lambda world: Keys(world, Trace.NAME),
+    "minted with a mark": lambda world: Keys(world, Trace.MARK),
+    "minted, time only": lambda world: Keys(world, Trace.TIME_ONLY),
     "generated": lambda _: Values(),
 }
 """All there are, by their names in a scenario."""

@@ -15,7 +15,7 @@ once, or newer rotations come and go. After every call:
     unended     an event is not acknowledged after many deliveries
     unhealed    after one more rotation: something pends, or `latest` is not current, or is refused
     repeated    an event that comes once more changes something
-    orphaned    a key is left that neither current nor what was before has
+    orphaned    a key is left that no version has, and nobody was told
 
 One excuse, as in `keyturn.testing.scene`: a change of the database, or the addition of a version,
 that was under way while a newer rotation came and went. Neither can be fenced off here. Readers may
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -37,7 +38,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
-from keyturn.errors import KeyturnError, Unreachable
+from keyturn.errors import KeyturnError, Unreachable, Untraceable
 from keyturn.local.secret_manager import LocalSecretManager, let_pass
 from keyturn.local.secret_manager_rules import RefusedError
 from keyturn.minted import Place
@@ -133,6 +134,7 @@ class Scene:
         was_overtaken: See the excuse.
         calls: The external calls, in order.
         finished: The rotations whose events were acknowledged.
+        told: What a person was told to look for, in words.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Scene:
         self.was_overtaken = False
         self.calls: list[str] = []
         self.finished: list[RotationId] = []
+        self.told = ""
         self.before: Callable[[int, str], None] = _carry_on
         self.after: Callable[[int, str], None] = _carry_on
         self.under_way = ""
@@ -184,6 +187,9 @@ class Scene:
                     targets=lambda _: target,
                     clock=self._clock,
                 ).run()
+        except Untraceable as error:
+            self.told += f"{error}\n"
+            return False
         except (KeyturnError, Crash):
             return False
         self._acted = False
@@ -268,9 +274,12 @@ class Scene:
         self.check_latest()
         if not self._subject.accepts(current):
             self.violations.add("unhealed")
-        before = record.get("keyturn-previous", "").partition(":")[0]
-        slots = {self._google.read(f"{self.ref}/versions/{each}") for each in (number, before)}
-        if self._subject.leftovers(slots):
+        beside = self._google.vault.look(f"{self.ref}-pending").payloads.values()
+        held = {data.decode() for data in self._held().payloads.values()}
+        # What is staged begins with a line of the store's.
+        held |= {data.decode().partition("\n")[2] for data in beside}
+        left = self._subject.leftovers(held)
+        if not all(re.search(rf"\b{each}\b", self.told) for each in left):
             self.violations.add("orphaned")
 
     def check_latest(self) -> None:

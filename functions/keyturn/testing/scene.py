@@ -126,6 +126,14 @@ STRATEGIES = {
         keys=("K0",),
         trace=Trace.NAME,
     ),
+    "minted with a mark": Strategy(
+        "minted with a mark",
+        *(2, frozenset()),
+        has_admin=False,
+        target=MintedKeys,
+        keys=("K0",),
+        trace=Trace.MARK,
+    ),
     "first minted": Strategy(
         "first minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=()
     ),

@@ -18,7 +18,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -35,6 +35,8 @@ from keyturn.testing.wire import NoReply, Refusal
 ACCOUNT = "orders@shop-42.iam.gserviceaccount.com"
 ROOT = f"/v1/projects/-/serviceAccounts/{ACCOUNT}/keys"
 MOST = 10
+NO_EXPIRY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""When a key ends that Google has made (IAM: keys without an expiry)."""
 
 
 @dataclass(slots=True)
@@ -43,13 +45,14 @@ class AccountKey:
 
     Attributes:
         at: When it came.
-        since: From when its certificate is valid: what lists tell.
+        since, until: From when to when its certificate is valid: what lists tell.
     """
 
     id: str
     public: rsa.RSAPublicKey
     at: datetime
     since: datetime
+    until: datetime
     is_disabled: bool = False
     deleted_at: datetime | None = None
 
@@ -100,7 +103,7 @@ class StrictServiceAccountKeys:
         """Make a key by hand; return its id and the private half."""
         key = rsa.generate_private_key(65_537, 2048)
         since = self.now() - age
-        made = self._add(key.public_key(), since, since)
+        made = self._add(key.public_key(), since, since, NO_EXPIRY)
         private = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -191,7 +194,8 @@ class StrictServiceAccountKeys:
             raise refusal("INVALID_ARGUMENT", "no RSA key of 2048 bits")
         if certificate.not_valid_after_utc <= self.now():
             raise refusal("INVALID_ARGUMENT", "expired")
-        return self._described(self._add(public, self.now(), certificate.not_valid_before_utc))
+        since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return self._described(self._add(public, self.now(), since, until))
 
     def _switch(self, key_id: str, *, is_disabled: bool) -> dict[str, Any]:
         key = self._get(key_id)
@@ -228,8 +232,10 @@ class StrictServiceAccountKeys:
 
     # ------------------------------------------------------------------ how
 
-    def _add(self, public: rsa.RSAPublicKey, at: datetime, since: datetime) -> AccountKey:
-        key = AccountKey(f"{next(self._numbers):040x}", public, at, since)
+    def _add(
+        self, public: rsa.RSAPublicKey, at: datetime, since: datetime, until: datetime
+    ) -> AccountKey:
+        key = AccountKey(f"{next(self._numbers):040x}", public, at, since, until)
         self.keys[key.id] = key
         return key
 
@@ -242,7 +248,8 @@ class StrictServiceAccountKeys:
     def _described(self, key: AccountKey) -> dict[str, Any]:
         told = {
             "name": f"projects/shop-42/serviceAccounts/{ACCOUNT}/keys/{key.id}",
-            "validAfterTime": key.since.isoformat().replace("+00:00", "Z"),
+            "validAfterTime": f"{key.since:%Y-%m-%dT%H:%M:%SZ}",
+            "validBeforeTime": f"{key.until:%Y-%m-%dT%H:%M:%SZ}",
             "keyOrigin": "USER_PROVIDED",
             "keyType": "USER_MANAGED",
         }
