@@ -51,7 +51,6 @@ PERMISSIONS = (
     "iam.serviceAccountKeys.create",
     "iam.serviceAccountKeys.delete",
     "iam.serviceAccountKeys.disable",
-    "iam.serviceAccountKeys.get",
     "iam.serviceAccountKeys.list",
 )
 """On each account that KEYTURN_KEY_HOLDERS names. `create` is for uploads, too."""
