@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from cryptography import x509
 from google.oauth2 import service_account
 
 from keyturn import document, line
-from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable
+from keyturn.errors import Busy, Denied, KeyturnError, Misconfigured, Unreachable, Unsupported
 from keyturn.minted import MintedKeys, Place
 from keyturn.model import Credential, RotationId, Surroundings
 from keyturn.rotation import Rotation
@@ -257,6 +258,17 @@ def test_an_id_that_is_none_is_put_into_no_address(
         with pytest.raises(Misconfigured):
             act(current, "../../other")
     assert service.asked == []
+
+
+def test_without_its_library_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on AWS, where the functions that rotate are packed without it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "cryptography" else find(name)
+    )
+
+    with pytest.raises(Unsupported, match="cryptography"):
+        issuer(Surroundings(lambda: 60.0))
 
 
 def test_the_limit_is_googles(service: StrictServiceAccountKeys) -> None:

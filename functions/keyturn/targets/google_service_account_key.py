@@ -19,6 +19,7 @@ A credential's document is the JSON that Google's libraries read, with `engine` 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from urllib.parse import urlencode
 
 from keyturn.boundary import google_refusal
 from keyturn.document import Members
-from keyturn.errors import Busy, Denied, Misconfigured
+from keyturn.errors import Busy, Denied, Misconfigured, Unsupported
 from keyturn.google.api import connect
 from keyturn.model import (
     Attempt,
@@ -73,7 +74,16 @@ TOKEN_TIME = timedelta(minutes=5)
 
 
 def issuer(surroundings: Surroundings) -> ServiceAccountKeys:
-    """Build the issuer; see `keyturn.targets`."""
+    """Build the issuer; see `keyturn.targets`.
+
+    Raises:
+        Unsupported: `cryptography` is not installed, or was not packed.
+    """
+    if importlib.util.find_spec("cryptography") is None:
+        raise Unsupported(
+            "this installation cannot make keys of service accounts: it has no `cryptography`",
+            remedy="Rotate them by the function on Google Cloud, which has it.",
+        )
     return ServiceAccountKeys(surroundings)
 
 
