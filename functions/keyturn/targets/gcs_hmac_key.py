@@ -144,7 +144,7 @@ class HmacKeys:
         key = self._get(account, credential.principal)
         if key is None or key.get("state") != _ACTIVE:
             return False
-        answer = self._api.signed("list buckets", "/", _signed(credential, self._now()))
+        answer = self._api.signed("list buckets", "/", _signed(credential, account, self._now()))
         if answer.status == _OK or b"<Code>AccessDenied</Code>" in answer.body:
             return True
         if any(code in answer.body for code in _UNKNOWN):
@@ -201,14 +201,20 @@ class HmacKeys:
 # ---------------------------------------------------------------------------- a signed request
 
 
-def _signed(credential: Credential, now: datetime) -> Mapping[str, str]:
+def _signed(credential: Credential, account: str, now: datetime) -> Mapping[str, str]:
     """Sign a request for the list of buckets, as S3's clients do, whom these keys are for.
 
-    AWS Signature Version 4; Cloud Storage takes it (Cloud Storage: simple migration from S3).
+    AWS Signature Version 4; Cloud Storage takes it. S3 has no projects: not every account has a
+    default one, so the request names one (both: Cloud Storage, simple migration from S3).
     """
     stamp, day = f"{now:%Y%m%dT%H%M%SZ}", f"{now:%Y%m%d}"
     empty = hashlib.sha256(b"").hexdigest()
-    headers = {"host": STORAGE, "x-amz-content-sha256": empty, "x-amz-date": stamp}
+    headers = {
+        "host": STORAGE,
+        "x-amz-content-sha256": empty,
+        "x-amz-date": stamp,
+        "x-amz-project-id": _project(account),
+    }
     names = ";".join(headers)
     listed = "".join(f"{name}:{value}\n" for name, value in headers.items())
     request = f"GET\n/\n\n{listed}\n{names}\n{empty}"
@@ -245,9 +251,12 @@ _REFUSED = {"INVALID_ARGUMENT": _REFUSAL, "FAILED_PRECONDITION": _REFUSAL}
 
 
 def _path(account: str) -> str:
+    return f"/storage/v1/projects/{_project(account)}/hmacKeys"
+
+
+def _project(account: str) -> str:
     found = _ACCOUNT.fullmatch(account)
-    project = found["project"] if found is not None else ""
-    return f"/storage/v1/projects/{project}/hmacKeys"
+    return found["project"] if found is not None else ""
 
 
 def _checked(key_id: str) -> str:

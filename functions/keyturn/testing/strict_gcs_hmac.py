@@ -5,7 +5,8 @@
         connect("storage.googleapis.com", Surroundings(.., google_endpoint=service.endpoint))
 
 A request is let in by an active key that has signed it as boto does, once the key has been there
-for `lag_s`; lists are as late. It enforces no IAM. Only tests use it.
+for `lag_s`, if it names the project: the account has no default one. Lists are as late. It enforces
+no IAM. Only tests use it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from keyturn.model import Sensitive
 from keyturn.testing.google_rest import Asked, served
 from keyturn.testing.wire import NoReply, Refusal
 
-ACCOUNT = "backup@shop-42.iam.gserviceaccount.com"
-ROOT = "/storage/v1/projects/shop-42/hmacKeys"
+PROJECT = "shop-42"
+ACCOUNT = f"backup@{PROJECT}.iam.gserviceaccount.com"
+ROOT = f"/storage/v1/projects/{PROJECT}/hmacKeys"
 PAGE = 250
 SKEW = timedelta(minutes=15)
 
@@ -49,9 +51,10 @@ class HmacKey:
     changed_at: datetime | None = None
 
 
-def authorization(key: HmacKey, at: datetime, region: str) -> str:
+def authorization(key: HmacKey, at: datetime, region: str, project: str) -> str:
     """Return what boto's own S3 client would send, at that time: a second opinion."""
-    request = AWSRequest(method="GET", url="https://storage.googleapis.com/")
+    named = {"x-amz-project-id": project}
+    request = AWSRequest(method="GET", url="https://storage.googleapis.com/", headers=named)
     credentials = Credentials(key.id, key.secret.reveal())
     with time_machine.travel(at, tick=False):
         S3SigV4Auth(credentials, "s3", region).add_auth(request)
@@ -205,6 +208,8 @@ class StrictHmacKeys:
         if self.is_ill:
             raise Refusal("", "<Error><Code>SlowDown</Code></Error>", 418)
         code = self._refusal(asked)
+        if not code and asked.headers.get("x-amz-project-id") != PROJECT:
+            raise Refusal("", "<Error><Code>InvalidArgument</Code></Error>", 400)
         if not code and self.may_list:
             return b"<ListAllMyBucketsResult/>"
         raise Refusal("", f"<Error><Code>{code or 'AccessDenied'}</Code></Error>", 403)
@@ -225,7 +230,7 @@ class StrictHmacKeys:
         at = datetime.strptime(asked.headers["x-amz-date"], "%Y%m%dT%H%M%S%z")
         if abs(at - self.now()) > SKEW:
             return "InvalidSecurity"
-        signed = authorization(key, at, found[3])
+        signed = authorization(key, at, found[3], asked.headers.get("x-amz-project-id", ""))
         is_same = hmac.compare_digest(signed, asked.headers["authorization"])
         return "" if is_same else "SignatureDoesNotMatch"
 
