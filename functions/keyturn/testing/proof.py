@@ -404,14 +404,9 @@ def _google_in_memory(options: argparse.Namespace, console: Console) -> bool:
 def _on_secret_manager(
     chosen: Sequence[google_sweep.Scenario],
 ) -> Iterator[tuple[google_sweep.Scenario, google_sweep.Outcome]]:
-    for at in range(0, len(chosen), AT_ONCE):
-        with google_sweep.Sweep() as sweep:
-            for scenario in chosen[at : at + AT_ONCE]:
-                yield scenario, sweep.play(scenario).outcome()
-
-
-AT_ONCE = 500
-"""Scenarios in one Secret Manager, which forgets nothing."""
+    with google_sweep.Sweep() as sweep:
+        for scenario in chosen:
+            yield scenario, sweep.play(scenario).outcome()
 
 
 def mutants(options: argparse.Namespace, console: Console) -> bool:
