@@ -73,6 +73,7 @@ class Request:
         body: May hold secrets.
         accept: The media type of the answer.
         headers: Besides. An `Authorization` among them goes in the bearer token's place.
+        has_token: Whether the bearer token goes along. If not, nobody is asked for one.
         is_repeatable: Whether it may be sent twice; if not, no answer is one try's.
     """
 
@@ -83,6 +84,7 @@ class Request:
     body: bytes | None = field(default=None, repr=False)
     accept: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    has_token: bool = True
     is_repeatable: bool = True
 
 
@@ -150,12 +152,14 @@ class Line:
 
     def _let_in(self, request: Request, ends_at: float) -> Answer:
         """Send it; once more with a new token, if the server does not know the one we have."""
+        if not request.has_token or "Authorization" in request.headers:
+            return self._send(request, None, ends_at)
         answer = self._send(request, self._token(_THE_ONE_WE_HAVE), ends_at)
         if answer.status != _UNKNOWN:
             return answer
         return self._send(request, self._token(_A_NEW_ONE), ends_at)
 
-    def _send(self, request: Request, token: Sensitive, ends_at: float) -> Answer:
+    def _send(self, request: Request, token: Sensitive | None, ends_at: float) -> Answer:
         ends_at = min(ends_at, time.monotonic() + TRY_S)
         headers = self._headers(request, token)
         try:
@@ -206,11 +210,11 @@ class Line:
             raise self._unreachable(request, "the answer is cut off")
         return bytes(body)
 
-    def _headers(self, request: Request, token: Sensitive) -> dict[str, str]:
+    def _headers(self, request: Request, token: Sensitive | None) -> dict[str, str]:
         headers = {"Accept": request.accept, "User-Agent": "keyturn", **request.headers}
         if request.body is not None:
             headers["Content-Type"] = request.media_type
-        if "Authorization" in headers:
+        if token is None:
             return headers
         # Checked here: what refuses it later would quote it.
         if not _is_one_word(token.reveal()):

@@ -125,11 +125,16 @@ class GoogleApi:
         *,
         media_type: str = "application/octet-stream",
         answers: Mapping[str, Any] | None = None,
+        has_token: bool = True,
     ) -> Any:
-        """Make one call whose body, if any, and answer are bytes. See `ask`. Repeatable."""
+        """Make one call whose body, if any, and answer are bytes. See `ask`. Repeatable.
+
+        Without our token, if *has_token* says so: the content tells who asks.
+        """
         from keyturn.line import Request
 
-        request = Request(what, method, self._prefix + path, media_type, content, accept="*/*")
+        path = self._prefix + path
+        request = Request(what, method, path, media_type, content, "*/*", has_token=has_token)
         answer = self._answered(what, ref, request, answers)
         return answer if not _is_answer(answer) else answer.body
 

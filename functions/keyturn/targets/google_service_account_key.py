@@ -179,6 +179,7 @@ class ServiceAccountKeys:
             content,
             media_type="application/x-www-form-urlencoded",
             answers={"INVALID_ARGUMENT": _NO, "UNAUTHENTICATED": _NO},
+            has_token=False,
         )
         return said is not _NO
 

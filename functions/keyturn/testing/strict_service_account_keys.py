@@ -148,7 +148,7 @@ class StrictServiceAccountKeys:
 
     def _route(self, asked: Asked) -> tuple[str, Callable[[], dict[str, Any]]]:
         if (asked.service, asked.method, asked.path) == ("oauth2.googleapis.com", "POST", "/token"):
-            return "token", lambda: self._token(dict(parse_qsl(asked.body.decode())))
+            return "token", lambda: self._token(asked)
         if asked.service != "iam.googleapis.com" or not asked.path.startswith(ROOT):
             raise refusal("PERMISSION_DENIED", "another service, or another account")
         self.bodies.append(asked.body)
@@ -208,7 +208,10 @@ class StrictServiceAccountKeys:
         self._get(key_id).deleted_at = self.now()
         return {}
 
-    def _token(self, form: dict[str, str]) -> dict[str, Any]:
+    def _token(self, asked: Asked) -> dict[str, Any]:
+        if "authorization" in asked.headers:  # The assertion alone says who asks.
+            raise Refusal("", "invalid_client", 401)
+        form = dict(parse_qsl(asked.body.decode()))
         if form.keys() != {"grant_type", "assertion"}:
             raise _no_grant()
         header, claims, signature = form["assertion"].split(".")
