@@ -290,8 +290,7 @@ class Run:
         is_set = any(map(self._laboratory.accepts, kept - served))
         if not (self._laboratory.SLOTS == 1 and (self._has_faults or is_set)):
             self.findings.reader_failures.append(where)
-        # Twice: what was cut off may land between two logins of one look. Nobody mends in between.
-        if not any(any(map(self._laboratory.accepts, kept)) for _ in range(2)):
+        if not any(map(self._laboratory.accepts, kept)):
             self.findings.lock_outs.append(where)
 
     def _look_at_the_end(self, token: str, said: str) -> None:
