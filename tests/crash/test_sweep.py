@@ -12,7 +12,7 @@ import pytest
 
 from canary import check
 from conftest import need
-from keyturn.testing.bench import Bench, Laboratory, Limits
+from keyturn.testing.bench import Bench, Laboratory, Limits, Line
 from keyturn.testing.bench_aws import AwsVault
 from keyturn.testing.laboratories import LABORATORIES
 from keyturn.testing.sweep import (
@@ -75,6 +75,20 @@ def test_other_faults_are_mended_too(bench: Bench, fault: Fault) -> None:
 
     for scenario in every[list(Fault).index(fault) % step :: step]:
         assert not Run(bench).play(scenario), str(scenario)
+
+
+def test_a_worker_stalls_where_it_waits_for_an_answer(bench: Bench) -> None:
+    """At a goodbye it goes on: then two rotations run at once, and either may be the one to stand.
+
+    Each login of a rotation ends with one, if the protocol has any.
+    """
+    lines = points(bench, earlier=[0])
+    goodbyes = {number for number, line in enumerate(lines[0], 1) if line is Line.GOODBYE}
+
+    stalls = {each.point for each in scenarios(lines, faults=[Fault.STALL_BEFORE])}
+
+    assert bool(goodbyes) is not bench.laboratory.NAME.startswith("Redis")
+    assert stalls == {*range(1, len(lines[0]) + 1)} - goodbyes
 
 
 # ---------------------------------------------------------------------------- seen to fail

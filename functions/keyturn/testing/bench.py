@@ -32,6 +32,7 @@ class Line(Enum):
 
     STORE = "the store"
     SERVER = "the server"
+    GOODBYE = "the server, which sends no answer"
 
 
 Event = dict[str, str]
@@ -365,11 +366,18 @@ class Bench:
         self._server.reset(self._asking(Line.SERVER, interrupt))
 
     def _asking(self, line: Line, interrupt: Interrupt) -> Interrupt:
-        def at(_: int, moment: Moment) -> Verdict:
+        unanswered = Line.GOODBYE if line is Line.SERVER else line
+        numbers: dict[int, int] = {}
+
+        def at(own: int, moment: Moment) -> Verdict:
             with self._lock:
                 if moment is Moment.BEFORE:
-                    self.points.append(line)
-                number = len(self.points)
+                    self.points.append(unanswered)
+                    numbers[own] = len(self.points)
+                # One that began before the last `arm` is answered after it: it has no number.
+                number = numbers.get(own, 0)
+                if number and moment is Moment.AFTER:
+                    self.points[number - 1] = line
             return interrupt(number, moment)
 
         return at

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ HOSTS = ("%", "127.0.0.1")
 """The application's. A login here is matched by the second."""
 
 
+BUSY_S, LOOK_S = 5.0, 0.002
+"""How long a server is waited for that still runs statements, and how often one looks."""
+
 UNPACKED = ".mysql"
 """Where `.ci/unpack-mysql` puts a MySQL, in the checkout."""
 
@@ -45,6 +49,10 @@ _LOGS = {
     "log-bin": "bin",
     "server-id": "1",
 }
+_RUNNING = Sql(
+    "SELECT ID FROM information_schema.PROCESSLIST"
+    " WHERE COMMAND = 'Query' AND ID <> CONNECTION_ID()"
+)
 _GRANTS = {
     "mysql.db": "User, Host, Db, Select_priv, Insert_priv, Update_priv, Execute_priv, Grant_priv",
     "mysql.tables_priv": "User, Host, Db, Table_name, Table_priv, Column_priv",
@@ -119,6 +127,7 @@ class MariaDbSingleUser:
 
     def accepts(self, document: str) -> bool:
         """See `Laboratory.accepts`. Logs in again whenever the server's record has changed."""
+        self._await_rest()
         user = literal(json.loads(document)["username"])
         key = document, str(self._rows(sql(self._RECORD, user)))
         if key not in self._seen:
@@ -139,6 +148,12 @@ class MariaDbSingleUser:
         except MySQLError:
             return False
         return True
+
+    def _await_rest(self) -> None:
+        """Wait until no statement runs: an answer is a packet's first, and may not be its last."""
+        deadline = time.monotonic() + BUSY_S
+        while self._rows(_RUNNING) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
 
     def change_by_hand(self, subject: Subject) -> None:
         """See `Laboratory.change_by_hand`."""
