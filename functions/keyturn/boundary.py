@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol, TypeVar
@@ -736,6 +737,9 @@ def answer(
         telemetry.succeeded(facts, _since(started))
         return facts
     telemetry.failed(facts, _since(started), failure)
+    if isinstance(failure, Untraceable):
+        with suppress(KeyturnError):  # Then it is told again.
+            failure.when_told()
     # Contexts go with the frames: the platform prints what it is given, and SDK errors quote.
     failure.__cause__ = failure.__context__ = None
     raise failure.with_traceback(None)

@@ -19,6 +19,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class KeyturnError(Exception):
     """Base class.
@@ -78,4 +80,17 @@ class LockedOut(NeedsHuman):
 
 
 class Untraceable(NeedsHuman):
-    """No answer told whether something was made, and nothing that we can ask would find it."""
+    """No answer told whether something was made, and nothing that we can ask would find it.
+
+    Args:
+        message: See `KeyturnError`.
+        remedy: See `KeyturnError`.
+        when_told: Whoever has told a person calls it, so that it is not told again. A worker that
+            dies before leaves it to be told by the next.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str, when_told: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.when_told = when_told

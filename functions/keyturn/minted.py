@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -339,7 +339,7 @@ class MintedKeys:
     # ------------------------------------------------------------------------ what is done
 
     def _require_traced(self, census: _Census) -> None:
-        """Report a key that may be lost where nothing can find it, or prove it: once, then go on.
+        """Report a key that may be lost where nothing can find it, or prove it: until it is told.
 
         Where nothing lists keys, it stays so within one rotation. Else each try of a platform that
         repeats what fails would leave another such key.
@@ -348,20 +348,19 @@ class MintedKeys:
             Untraceable: An earlier try had no answer, or its worker died before it staged the key.
         """
         if census.suspects:
-            self._settle(sorted(census.suspected))
             raise Untraceable(
                 f"{self._place.ref}: an earlier try to make a key was lost, and may have left"
                 f" {_shown(census.suspects)}; no version has that, and nothing tells who uses it",
                 remedy="Delete it where keys are made, if it is nobody's. Rotate again: this is"
                 " said once, and the key is left alone from now on.",
+                when_told=lambda: self._settle(sorted(census.suspected)),
             )
         if self._issuer.trace not in _UNLISTED:
             return
         if self._issuer.trace is Trace.NONE and any(map(self._is_mine, census.intents)):
             raise _untraceable(self._place.ref)
         if census.settled:
-            self._settle(census.settled)
-            raise _untraceable(self._place.ref)
+            raise _untraceable(self._place.ref, lambda: self._settle(census.settled))
 
     def _is_mine(self, intent: Intent) -> bool:
         return intent.name.startswith(f"{self._place.rotation_id}-")
@@ -479,10 +478,11 @@ def _remembered(versions: Iterable[Version]) -> list[IssuedKey]:
 _UNTRACEABLE = "Look for a key that no version of the secret has, where they are made; delete it."
 
 
-def _untraceable(ref: SecretRef) -> Untraceable:
+def _untraceable(ref: SecretRef, when_told: Callable[[], None] = lambda: None) -> Untraceable:
     return Untraceable(
         f"{ref}: an earlier try to make a key was lost, and nothing lists keys: one may be left",
         remedy=_UNTRACEABLE,
+        when_told=when_told,
     )
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from keyturn.boundary import Telemetry, answer, quiet_sdk_loggers
-from keyturn.errors import Denied, KeyturnError
+from keyturn.errors import Denied, KeyturnError, Unreachable, Untraceable
 
 CANARY = "Canary7-" + "entry-point"
 
@@ -28,6 +28,27 @@ def test_an_error_goes_out_without_cause_context_and_frames() -> None:
     printed = "".join(traceback.format_exception(caught.value))
     assert "the reason" in printed
     assert "in work" not in printed
+
+
+def test_what_may_be_lost_is_told_before_it_is_forgotten(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A worker that dies in between tells it twice, and never not at all."""
+    told: list[str] = []
+
+    def forget() -> NoReturn:
+        told.append(capsys.readouterr().out)
+        raise Unreachable("the store", remedy="Nothing.")
+
+    def work() -> NoReturn:
+        raise Untraceable("K1 may be left", remedy="Delete it.", when_told=forget)
+
+    with pytest.raises(Untraceable):  # and not what kept it from being forgotten
+        answer(Telemetry(), {}, work)
+
+    [line] = told
+    assert "K1 may be left" in line
+    assert "KeyPossiblyLost" in line
 
 
 @pytest.mark.parametrize("logger", ["keyturn", "root", "somebodys.library"])

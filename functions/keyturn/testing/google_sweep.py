@@ -189,6 +189,8 @@ class Scene:
                 ).run()
         except Untraceable as error:
             self.told += f"{error}\n"
+            with suppress(KeyturnError, Crash):
+                error.when_told()
             return False
         except (KeyturnError, Crash):
             return False
