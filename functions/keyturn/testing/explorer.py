@@ -44,7 +44,6 @@ from keyturn.testing.minted_scene import MintedScene
 from keyturn.testing.scene import (
     BEGIN,
     INVARIANTS,
-    LAST,
     STRATEGIES,
     WRITES,
     Configuration,
@@ -190,6 +189,7 @@ def explore(  # noqa: PLR0913  # the bounds of one search
     faults: int = 1,
     *,
     deviations: int | None = None,
+    every: int = 1,
     limit: int | None = None,
     report: Callable[[Counts], None] = _ignore,
 ) -> Counts:
@@ -200,6 +200,7 @@ def explore(  # noqa: PLR0913  # the bounds of one search
         preemptions: How often a running worker may be preempted.
         faults: How many faults.
         deviations: How many of both together; as many as they allow if None.
+        every: Of the schedules with so many deviations, play every so-manieth; 1 plays all.
         limit: Stop after so many schedules.
         report: Called after every schedule, with what was counted so far.
     """
@@ -207,7 +208,7 @@ def explore(  # noqa: PLR0913  # the bounds of one search
     counts = Counts(configuration)
     digest = hashlib.sha256()
     with _Stage() as stage:
-        found = _search(configuration, (preemptions, faults, most), stage)
+        found = _search(configuration, (preemptions, faults, most), every, stage)
         for ran in itertools.islice(found, limit):
             _count(counts, ran)
             digest.update(f"{ran.schedule}{ran.violations}".encode())
@@ -256,13 +257,14 @@ def _count(counts: Counts, ran: Ran) -> None:
 
 
 def _search(
-    configuration: Configuration, bounds: tuple[int, int, int], stage: _Stage
+    configuration: Configuration, bounds: tuple[int, int, int], every: int, stage: _Stage
 ) -> Iterator[Ran]:
-    """Yield the run of every schedule, breadth first."""
+    """Yield the run of every schedule, breadth first; of those on the last level, a part."""
     level = [Schedule()]
     while level:
         following: list[Schedule] = []
-        for schedule in level:
+        is_last = level[0].deviations == bounds[-1]
+        for schedule in level[::every] if is_last else level:
             for ran in _with_landings(configuration, schedule, stage):
                 yield ran
                 following += _extensions(ran, *bounds)
@@ -458,8 +460,15 @@ class _Run:
             except KeyturnError as error:
                 self._refused(me)
                 self._say(f"{type(error).__name__}: {error}")
+                self._tell(me, error)
             else:
                 return
+
+    def _tell(self, me: int, error: KeyturnError) -> None:
+        try:
+            self._scene.tell(error)
+        except KeyturnError:  # then it is told again
+            self._refused(me)
 
     def _pass_time(self) -> None:
         # Nobody lives so long: time passes only where the first worker is gone.
@@ -532,7 +541,7 @@ class _Run:
     def _add(self, call: str, note: str = "") -> None:
         self._open = ""
         self._left -= self._in_flight is not None
-        is_counted = self._scene.actor != LAST and not note.startswith("lands")
+        is_counted = self._scene.actor in self._ids and not note.startswith("lands")
         number = str(self._number) if is_counted else ""
         served = self._scene.serves().rotation_id
         refused = "refused" if self._scene.is_refused else ""
@@ -569,6 +578,7 @@ SLOTS = {
     "two, one in its grace": ("minted", 1, False),
     "two, a person's": ("minted beside a person's", 0, True),
     "two, a person's, made since": ("minted beside a person's", 1, True),
+    "one, told by time only": ("minted, time only", 0, True),
     "a person's only": ("first minted beside a person's", 0, True),
 }
 """The keys that a holder has at first: the strategy, the earlier rotations, and their rest."""

@@ -134,6 +134,14 @@ STRATEGIES = {
         keys=("K0",),
         trace=Trace.MARK,
     ),
+    "minted, time only": Strategy(
+        "minted, time only",
+        *(2, frozenset()),
+        has_admin=False,
+        target=MintedKeys,
+        keys=("K0",),
+        trace=Trace.TIME_ONLY,
+    ),
     "first minted": Strategy(
         "first minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=()
     ),
@@ -316,6 +324,9 @@ class Scene:
         """Return what readers get."""
         return self._store.serves()
 
+    def tell(self, error: KeyturnError) -> None:
+        """Do as the entry point does of an error: tell a person, then say so. It may fail, too."""
+
     def converge(self) -> None:
         """Run once more, with a fresh id and without faults; hooks are the caller's."""
         self.pass_time()
@@ -323,7 +334,7 @@ class Scene:
         try:
             self.begin(LAST)
             self._see_slots(BEGIN)
-            self.rotation(LAST, LAST).run()
+            self._run_at_rest(LAST)
         except KeyturnError as error:
             self._broken("converges", f"the last run ends in {type(error).__name__}: {error}")
             return
@@ -331,6 +342,9 @@ class Scene:
             self._broken("converges", f"the last run leaves {self._slots}")
         if not self._accepts_current():
             self._broken("converges", "current is refused after the last run")
+
+    def _run_at_rest(self, rotation_id: RotationId) -> None:
+        self.rotation(rotation_id, rotation_id).run()
 
     def _accepts_current(self) -> bool:
         return self._would_accept(self._store.serves().credential)
