@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pymysql
+import pytest
 from pymysql.constants import CLIENT
 
 from conftest import need
@@ -19,16 +22,23 @@ NEW = "Canary7-new"
 CHANGE = sql("DO 1; DO SLEEP(0.5); SET PASSWORD = '{}'", Sql(mysql_hashes.native(Sensitive(NEW))))
 
 
-def test_it_waits_for_the_rest_of_a_packet() -> None:
+@pytest.fixture(scope="module")
+def opened() -> Iterator[MariaDbSingleUser]:
+    """MySQL's is the same code."""
+    laboratory = MariaDbSingleUser
+    need(present=laboratory.is_available(), what=laboratory.SERVER, install=laboratory.INSTALL)
+    with laboratory() as opened:
+        yield opened
+
+
+def test_it_waits_for_the_rest_of_a_packet(opened: MariaDbSingleUser) -> None:
     """A server that has answered a packet's first statement is busy with the others.
 
     A look is many logins. If the change came between two, every password would seem to be refused.
     """
-    laboratory = MariaDbSingleUser
-    need(present=laboratory.is_available(), what=laboratory.SERVER, install=laboratory.INSTALL)
     accepted: list[bool] = []
 
-    with laboratory() as opened, Proxy(opened.server_port) as proxy:
+    with Proxy(opened.server_port) as proxy:
         document = json.loads(opened.furnish(AwsVault(), proxy.port).document)
         new = json.dumps({**document, "password": NEW})
 
@@ -52,3 +62,13 @@ def test_it_waits_for_the_rest_of_a_packet() -> None:
                 pass
 
     assert accepted == [True]
+
+
+def test_it_is_looked_at_from_many_threads(opened: MariaDbSingleUser) -> None:
+    """The proxy's look while the test does, and one connection serves one at a time."""
+    document = opened.furnish(AwsVault(), opened.server_port).document
+
+    with ThreadPoolExecutor(4) as pool:
+        accepted = list(pool.map(opened.accepts, [document] * 400))
+
+    assert accepted == [True] * 400

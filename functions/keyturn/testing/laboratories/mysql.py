@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class MariaDbSingleUser:
     def __init__(self) -> None:
         self._server = self._made_server()
         self._numbers = itertools.count(1)
+        self._asking = threading.Lock()
         self._seen: dict[tuple[str, str], bool] = {}
 
     @classmethod
@@ -236,12 +238,12 @@ class MariaDbSingleUser:
         return [(str(user), str(host)) for user, host in found]
 
     def _execute(self, *statements: Sql) -> None:
-        with self._superuser.cursor() as cursor:
+        with self._asking, self._superuser.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 
     def _rows(self, query: Sql) -> list[tuple[object, ...]]:
-        with self._superuser.cursor() as cursor:
+        with self._asking, self._superuser.cursor() as cursor:
             cursor.execute(query)
             return list(cursor.fetchall())
 
