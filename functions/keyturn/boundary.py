@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol, TypeVar
@@ -715,6 +714,8 @@ def answer(
 ) -> dict[str, str]:
     """Do *work*, report it once, and return what a caller may know.
 
+    What may be lost is reported before it is forgotten; and so is what keeps it from that.
+
     Args:
         telemetry: Where to report it.
         facts: Names of things, shown in the log line and returned. *work* may add to it.
@@ -724,25 +725,32 @@ def answer(
         KeyturnError: What failed. Anything else becomes `UnexpectedError`, without its text.
     """
     started = time.perf_counter()
-    try:
-        outcome = work()
-    except KeyturnError as error:
-        failure = error
-    except Exception as error:  # noqa: BLE001  # the entry point: nothing unknown may get out
-        failure = UnexpectedError(
-            f"unexpected {place_of(error)}", remedy="Report this with the request id."
-        )
-    else:
+    outcome = _tried(work)
+    if isinstance(outcome, Outcome):
         facts["outcome"] = outcome.value
         telemetry.succeeded(facts, _since(started))
         return facts
+    failure = outcome
     telemetry.failed(facts, _since(started), failure)
     if isinstance(failure, Untraceable):
-        with suppress(KeyturnError):  # Then it is told again.
-            failure.when_told()
+        not_forgotten = _tried(failure.when_told)
+        if not_forgotten is not None:
+            telemetry.failed(facts, _since(started), not_forgotten)
     # Contexts go with the frames: the platform prints what it is given, and SDK errors quote.
     failure.__cause__ = failure.__context__ = None
     raise failure.with_traceback(None)
+
+
+def _tried(work: Callable[[], T]) -> T | KeyturnError:
+    """Return what *work* does, or what it raises."""
+    try:
+        return work()
+    except KeyturnError as error:
+        return error
+    except Exception as error:  # noqa: BLE001  # the entry point: nothing unknown may get out
+        return UnexpectedError(
+            f"unexpected {place_of(error)}", remedy="Report this with the request id."
+        )
 
 
 def _since(started: float) -> int:

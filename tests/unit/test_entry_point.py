@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from keyturn.boundary import Telemetry, answer, quiet_sdk_loggers
-from keyturn.errors import Denied, KeyturnError, Unreachable, Untraceable
+from keyturn.errors import Denied, KeyturnError, Untraceable
 
 CANARY = "Canary7-" + "entry-point"
 
@@ -30,25 +30,39 @@ def test_an_error_goes_out_without_cause_context_and_frames() -> None:
     assert "in work" not in printed
 
 
+@pytest.mark.parametrize(
+    "kept_by, why",
+    [
+        (Denied("the store refuses", remedy="Allow it."), "the store refuses"),
+        (ValueError(CANARY), "unexpected ValueError"),
+    ],
+)
 def test_what_may_be_lost_is_told_before_it_is_forgotten(
-    capsys: pytest.CaptureFixture[str],
+    kept_by: Exception, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A worker that dies in between tells it twice, and never not at all."""
+    """A worker that dies in between tells it twice, and never not at all.
+
+    Whoever is told again and again must see why; and nothing unknown gets out there, either.
+    """
     told: list[str] = []
 
     def forget() -> NoReturn:
         told.append(capsys.readouterr().out)
-        raise Unreachable("the store", remedy="Nothing.")
+        raise kept_by
 
     def work() -> NoReturn:
         raise Untraceable("K1 may be left", remedy="Delete it.", when_told=forget)
 
-    with pytest.raises(Untraceable):  # and not what kept it from being forgotten
+    with pytest.raises(Untraceable) as caught:
         answer(Telemetry(), {}, work)
 
     [line] = told
     assert "K1 may be left" in line
     assert "KeyPossiblyLost" in line
+    after = capsys.readouterr().out
+    assert why in after
+    assert CANARY not in after
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("logger", ["keyturn", "root", "somebodys.library"])

@@ -657,11 +657,13 @@ def test_what_may_be_anybodys_is_reported_once_and_left(dated: Lab) -> None:
     dated.add("HUMAN", timedelta(0))
     dated.world.clock.advance(LONG)
 
-    with _told("HUMAN, K1"):
+    with pytest.raises(Untraceable, match="HUMAN, K1") as caught:
         dated.begin("b").run()
+    caught.value.when_told()
     dated.resume("b").run()
     dated.run_late("c")
 
+    assert "Rotate again" in caught.value.remedy
     assert {"HUMAN", "K1"} < dated.alive()
     assert dated.issuer.keys_by_id["HUMAN"].is_active
     assert dated.issuer.keys_by_id["K1"].is_active

@@ -100,6 +100,12 @@ def _dual_by_admin(database: MemoryDatabase, generate: Generate) -> Target:
     return DualPassword(database, generate, lambda: ADMIN)
 
 
+def _minted(name: str, *keys: str, trace: Trace = Trace.TIME) -> Strategy:
+    return Strategy(
+        name, 2, frozenset(), has_admin=False, target=MintedKeys, keys=keys, trace=trace
+    )
+
+
 STRATEGIES = {
     "single": Strategy("single", 1, frozenset({"app"}), has_admin=False, target=SingleUser),
     # Its authority could always set again. Promised is more: no version that is needed is lost.
@@ -117,48 +123,18 @@ STRATEGIES = {
         has_admin=True,
         target=_alternating_users,
     ),
-    "minted": Strategy("minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=("K0",)),
-    "minted with a name": Strategy(
-        "minted with a name",
-        *(2, frozenset()),
-        has_admin=False,
-        target=MintedKeys,
-        keys=("K0",),
-        trace=Trace.NAME,
-    ),
-    "minted with a mark": Strategy(
-        "minted with a mark",
-        *(2, frozenset()),
-        has_admin=False,
-        target=MintedKeys,
-        keys=("K0",),
-        trace=Trace.MARK,
-    ),
-    "minted, time only": Strategy(
-        "minted, time only",
-        *(2, frozenset()),
-        has_admin=False,
-        target=MintedKeys,
-        keys=("K0",),
-        trace=Trace.TIME_ONLY,
-    ),
-    "first minted": Strategy(
-        "first minted", 2, frozenset(), has_admin=False, target=MintedKeys, keys=()
-    ),
-    "minted beside a person's": Strategy(
-        "minted beside a person's",
-        *(2, frozenset()),
-        has_admin=False,
-        target=MintedKeys,
-        keys=("K0", HUMAN),
-    ),
-    "first minted beside a person's": Strategy(
-        "first minted beside a person's",
-        *(2, frozenset()),
-        has_admin=False,
-        target=MintedKeys,
-        keys=(HUMAN,),
-    ),
+    **{
+        each.name: each
+        for each in (
+            _minted("minted", "K0"),
+            _minted("minted with a name", "K0", trace=Trace.NAME),
+            _minted("minted with a mark", "K0", trace=Trace.MARK),
+            _minted("minted, time only", "K0", trace=Trace.TIME_ONLY),
+            _minted("first minted"),
+            _minted("minted beside a person's", "K0", HUMAN),
+            _minted("first minted beside a person's", HUMAN),
+        )
+    },
 }
 STORES: dict[str, type[LabelledStore | StagedStore]] = {
     "labelled": LabelledStore,
